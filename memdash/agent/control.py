@@ -1,0 +1,122 @@
+"""Commands as the training thread obeys them: at a step boundary, each answered with exactly one Ack."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from memdash import wire
+from memdash.errors import MemdashError
+
+if TYPE_CHECKING:
+    from memdash.agent.session import Session
+
+HEARTBEAT_S = 2.0  # how often a paused run shows its memory
+
+Handler = Callable[[Any], str]
+"""Does what a command says and returns what it did, in words; raises to refuse."""
+
+
+class Control:
+    """The commands this script can obey, and the pause loop."""
+
+    def __init__(self, session: Session, commands: queue.SimpleQueue[wire.Command]) -> None:
+        self._session = session
+        self._commands = commands
+        self._handlers: dict[type[wire.Message], Handler] = {}
+        self._stop: wire.Stop | None = None
+
+    def handle(self, command: type[wire.Message], handler: Handler) -> None:
+        """Offer a command; what is not offered is shown greyed out with the reason."""
+        self._handlers[command] = handler
+
+    def capabilities(self) -> dict[str, str]:
+        """As in Hello: every command by name, with the reason where this script cannot do it."""
+        able = {wire.Pause, wire.Resume, wire.Stop, *self._handlers}
+        return {
+            command.__name__: "" if command in able else f"this script does not offer {command.__name__}"
+            for command in wire.COMMANDS
+        }
+
+    def request_stop(self, save: str) -> None:
+        """Stop at the next boundary as if a Stop had come; safe in a signal handler."""
+        self._commands.put(wire.Stop(command_id="", save=save))  # type: ignore[arg-type]
+
+    def at_boundary(self) -> bool:
+        """Obey what has come, waiting here while paused; False when the run is to stop."""
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return True
+            if isinstance(command, wire.Pause):
+                if not self._hold(command):
+                    return False
+            elif isinstance(command, wire.Resume):
+                self._ack(command, result="was not paused")
+            elif not self._obey(command):
+                return False
+
+    def _hold(self, pause: wire.Pause) -> bool:
+        """Wait for Resume, obeying everything else meanwhile; False when a Stop came instead."""
+        session = self._session
+        self._ack(pause, result=f"paused at step {session.step}")
+        with session.phase("paused"):
+            while True:
+                try:
+                    command = self._commands.get(timeout=HEARTBEAT_S)
+                except queue.Empty:
+                    session.sample_memory()
+                    continue
+                if isinstance(command, wire.Resume):
+                    self._ack(command, result=f"resumed after step {session.step}")
+                    return True
+                if isinstance(command, wire.Pause):
+                    self._ack(command, result=f"already paused at step {session.step}")
+                elif not self._obey(command):
+                    return False
+
+    def _obey(self, command: wire.Command) -> bool:
+        """Carry out one command and ack it; False when it was a Stop that succeeded."""
+        try:
+            if isinstance(command, wire.Stop):
+                self._ack(command, result=self._save_before_stop(command))
+                return False
+            handler = self._handlers.get(type(command))
+            if handler is None:
+                raise MemdashError(self.capabilities()[type(command).__name__])
+            self._ack(command, result=handler(command))
+        except (MemdashError, OSError, RuntimeError, ValueError) as error:
+            # Whatever a command meets, training goes on as it was.
+            self._ack(command, error=f"{error}" or type(error).__name__)
+        return True
+
+    def _save_before_stop(self, stop: wire.Stop) -> str:
+        where = f"stopped after step {self._session.step}"
+        if stop.save == "none":
+            return where
+        save = self._handlers.get(wire.SaveCheckpoint)
+        if save is None:
+            return f"{where}; this script cannot save a checkpoint"
+        try:
+            saved = save(wire.SaveCheckpoint(command_id=stop.command_id, kind=stop.save))
+        except (MemdashError, OSError, RuntimeError, ValueError) as error:
+            raise MemdashError(f"not stopped, because the {stop.save} checkpoint could not be saved: {error}") from error
+        return f"{where}; {saved}"
+
+    def _ack(self, command: wire.Command, *, result: str = "", error: str = "") -> None:
+        session = self._session
+        if not command.command_id:  # asked for by a signal, not over the wire
+            if error:
+                session.notice(error, level="error")
+            return
+        session.send(
+            wire.Ack(
+                command_id=command.command_id,
+                rank=session.rank,
+                applied_at_step=session.step,
+                result=result,
+                error=error,
+            )
+        )

@@ -1,0 +1,212 @@
+"""The rank's connection to its supervisor: a bounded outbox that never blocks a step, and a thread that reads commands.
+
+The training thread calls `put`; it appends and tries one non-blocking send. Everything that could wait (connecting,
+reading, draining a full socket) happens in the link's own thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from memdash import wire
+from memdash.errors import MalformedMessage
+
+MAX_SAMPLES = 4096  # about 2 MiB: at 10 steps/s, seven minutes without a supervisor
+MAX_EVENTS = 16384  # events are rare; only a run that is lost in a loop could reach this
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
+SEND_BUFFER_BYTES = 1 << 20
+
+
+class Outbox:
+    """Frames waiting to be sent, in order. When full the oldest *sample* goes and is counted; events stay."""
+
+    def __init__(self, max_samples: int = MAX_SAMPLES, max_events: int = MAX_EVENTS) -> None:
+        self._samples: deque[tuple[int, bytes]] = deque()
+        self._events: deque[tuple[int, bytes]] = deque()
+        self._max_samples, self._max_events = max_samples, max_events
+        self._count = 0
+        self.dropped_samples = 0
+        self.dropped_events = 0
+
+    def __len__(self) -> int:
+        return len(self._samples) + len(self._events)
+
+    def put(self, frame: bytes, *, sample: bool) -> None:
+        """Append a frame; drop the oldest of its kind when there are too many."""
+        self._count += 1
+        box, most = (self._samples, self._max_samples) if sample else (self._events, self._max_events)
+        if len(box) >= most:
+            box.popleft()
+            if sample:
+                self.dropped_samples += 1
+            else:
+                self.dropped_events += 1
+        box.append((self._count, frame))
+
+    def pop(self) -> bytes | None:
+        """The oldest frame, or None."""
+        if not self._samples and not self._events:
+            return None
+        first_sample = self._samples[0][0] if self._samples else self._count + 1
+        first_event = self._events[0][0] if self._events else self._count + 1
+        return (self._samples if first_sample < first_event else self._events).popleft()[1]
+
+
+class Link:
+    """One unix-socket connection that is made again whenever it breaks; `greeting()` opens each one."""
+
+    def __init__(self, socket_path: str, greeting: Callable[[], list[wire.Message]]) -> None:
+        self._path = socket_path
+        self._greeting = greeting
+        self.commands: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
+        self._outbox = Outbox()
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._unsent = b""  # the rest of the frame whose first bytes are already gone
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._closing = False
+        self._refused = ""
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="memdash-link", daemon=True)
+
+    @property
+    def dropped_samples(self) -> int:
+        """Samples given up so far because nobody took them."""
+        return self._outbox.dropped_samples
+
+    @property
+    def refused(self) -> str:
+        """Why the supervisor turned this rank away; empty when it did not."""
+        return self._refused
+
+    def start(self) -> None:
+        """Start connecting; returns at once."""
+        self._thread.start()
+
+    def put(self, message: wire.Message, *, sample: bool = False) -> None:
+        """Send when possible. Never blocks, never raises: what cannot be sent now is kept or, for samples, dropped."""
+        if os.getpid() != self._pid:  # a forked DataLoader worker has no link
+            return
+        frame = wire.encode(message)
+        with self._lock:
+            self._outbox.put(frame, sample=sample)
+            waiting = not self._flush()
+        if waiting:
+            self._wake()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Give the last frames `timeout_s` to leave, then end the thread."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and self._thread.is_alive():
+            with self._lock:
+                if not self._unsent and not self._outbox:
+                    break
+            self._thread.join(0.01)
+        self._closing = True
+        self._wake()
+        self._thread.join(max(0.1, deadline - time.monotonic()))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b".")
+
+    # ---- in the link's thread ----
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._closing:
+            connection = self._connect()
+            if connection is None:
+                self._sleep(retry_s)
+                retry_s = min(retry_s * 2, LAST_RETRY_S)
+                continue
+            retry_s = FIRST_RETRY_S
+            try:
+                self._serve(connection)
+            except (OSError, MalformedMessage):
+                pass  # the supervisor went away or is not ours: connect again
+            finally:
+                with self._lock:
+                    self._socket = None
+                connection.close()
+            if self._refused:
+                return
+            self._sleep(FIRST_RETRY_S)
+
+    def _connect(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        connection.setblocking(False)
+        try:
+            connection.connect(self._path)
+        except OSError:
+            connection.close()
+            return None
+        with self._lock:
+            self._socket = connection
+            self._unsent = b"".join(wire.encode(message) for message in self._greeting())
+            self._flush()
+        return connection
+
+    def _serve(self, connection: socket.socket) -> None:
+        frames = wire.FrameBuffer()
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        while not self._closing:
+            with self._lock:
+                drained = self._flush()
+                if self._socket is None:
+                    return
+            poll.register(connection, select.POLLIN | (0 if drained else select.POLLOUT))
+            for descriptor, _event in poll.poll():
+                if descriptor == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                elif not self._read(connection, frames):
+                    return
+
+    def _read(self, connection: socket.socket, frames: wire.FrameBuffer) -> bool:
+        """Take what is there; False at the end of the stream."""
+        try:
+            data = connection.recv(1 << 16)
+        except BlockingIOError:
+            return True
+        for frame in frames.feed(data):
+            message = wire.decode(wire.to_rank, frame)
+            if isinstance(message, wire.Refused):
+                self._refused = message.reason
+            elif not isinstance(message, wire.Welcome):
+                self.commands.put(message)
+        return bool(data)
+
+    def _flush(self) -> bool:
+        """Send until the socket is full; True when nothing waits. The lock is held."""
+        while self._socket is not None:
+            if not self._unsent:
+                frame = self._outbox.pop()
+                if frame is None:
+                    return True
+                self._unsent = frame
+            try:
+                sent = self._socket.send(self._unsent)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError:
+                self._socket = None  # the thread sees the same end and connects again
+                return False
+            self._unsent = self._unsent[sent:]
+        return False
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, but not longer than until close()."""
+        deadline = time.monotonic() + seconds
+        while not self._closing and (left := deadline - time.monotonic()) > 0:
+            if select.select([self._wake_read], [], [], left)[0]:
+                os.read(self._wake_read, 4096)

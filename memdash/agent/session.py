@@ -1,0 +1,249 @@
+"""The public API of a training script: report steps, obey commands.
+
+    session = memdash.Session(read_memory=...)
+    session.on(wire.SetBatchSplit, change_split)
+    session.start(total_steps=1000, global_batch=16, micro_batch=4)
+    for step in range(1000):
+        ...
+        if not session.end_step(loss=loss, examples=16, step_time_s=...):
+            break
+    session.finish()
+
+Outside `memdash run` a session has no supervisor: it costs nothing and every call does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from memdash import wire
+from memdash.agent.control import Control, Handler
+from memdash.agent.link import Link
+from memdash.agent.memory import MemoryReader, no_device
+
+Phase = Literal["loading", "training", "evaluating", "saving", "paused", "ending"]
+
+
+class Session:
+    """One rank's side of a run. All methods are called in the training thread and never block but in a pause."""
+
+    def __init__(self, read_memory: MemoryReader | None = None) -> None:
+        environment = os.environ.get
+        self.run_id = environment("MEMDASH_RUN_ID", "")
+        self.rank = int(environment("RANK", "0"))
+        self.world_size = int(environment("WORLD_SIZE", "1"))
+        self.attempt = int(environment("MEMDASH_ATTEMPT", "0"))
+        self.step = 0
+        """Optimizer steps done."""
+        self.read_memory = read_memory or no_device("this script named no device to memdash.Session")
+        self.paused_s = 0.0
+        """Seconds spent paused so far; not part of any step's time."""
+        self._phase: Phase = "loading"
+        self._seq = 0
+        self._plan: wire.TrainingStarted | None = None
+        self._ended = False
+        path = environment("MEMDASH_SOCKET", "")
+        self._link = Link(path, self._greeting) if path else None
+        self._control = Control(self, self._link.commands if self._link else queue.SimpleQueue())
+
+    def on(self, command: type[wire.Message], handler: Handler) -> None:
+        """Offer a command: `handler(command)` does it and returns what it did, or raises. Before `start`."""
+        self._control.handle(command, handler)
+
+    def start(
+        self,
+        *,
+        total_steps: int,
+        global_batch: int,
+        micro_batch: int,
+        start_step: int = 0,
+        steps_per_epoch: int = 0,
+        num_examples: int = 0,
+        num_parameters: int = 0,
+        num_trainable_parameters: int = 0,
+        model: str = "",
+        task: str = "",
+        device: str = "",
+        item_name: str = "examples",
+    ) -> None:
+        """Say what is going to be done and connect to the supervisor."""
+        self.step = start_step
+        self._plan = wire.TrainingStarted(
+            rank=self.rank,
+            time_s=time.time(),
+            start_step=start_step,
+            total_steps=total_steps,
+            steps_per_epoch=steps_per_epoch,
+            num_examples=num_examples,
+            global_batch=global_batch,
+            micro_batch=micro_batch,
+            num_parameters=num_parameters,
+            num_trainable_parameters=num_trainable_parameters,
+            model=model,
+            task=task,
+            device=device,
+            item_name=item_name,
+        )
+        self._phase = "training"
+        if self._link:
+            self._link.start()
+
+    def end_step(
+        self,
+        *,
+        loss: float | None,
+        step_time_s: float,
+        examples_seen: int,
+        micro_batch: int,
+        grad_accum_steps: int,
+        epoch: int = 0,
+        learning_rate: float | None = None,
+        grad_norm: float | None = None,
+        num_items: int = 0,
+        longest: int = 0,
+    ) -> bool:
+        """Count one optimizer step, report it, and obey commands; False when the run is to stop."""
+        self.step += 1
+        self._seq += 1
+        self.send(
+            wire.StepReport(
+                rank=self.rank,
+                seq=self._seq,
+                time_s=time.time(),
+                step=self.step,
+                epoch=epoch,
+                examples_seen=examples_seen,
+                micro_batch=micro_batch,
+                grad_accum_steps=grad_accum_steps,
+                step_time_s=step_time_s,
+                loss=loss,
+                learning_rate=learning_rate,
+                grad_norm=grad_norm,
+                num_items=num_items,
+                longest=longest,
+                memory=self.read_memory(),
+            ),
+            sample=True,
+        )
+        return self.obey()
+
+    def obey(self) -> bool:
+        """Carry out the commands that have come; call it only where the state is whole. False = stop."""
+        return self._control.at_boundary()
+
+    def request_stop(self, save: Literal["none", "light", "full"] = "full") -> None:
+        """Stop at the next step boundary, saving first; for signal handlers and wall-time limits."""
+        self._control.request_stop(save)
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Say what the process is busy with for a while, and show its memory before and after."""
+        before, self._phase = self._phase, phase
+        began_s = time.monotonic()
+        self._send_phase()
+        try:
+            yield
+        finally:
+            if phase == "paused":
+                self.paused_s += time.monotonic() - began_s
+            self._phase = before
+            self.sample_memory()
+            self._send_phase()
+
+    def sample_memory(self) -> None:
+        """Report device memory outside a step."""
+        self._seq += 1
+        memory = self.read_memory()
+        sample = wire.MemorySample(rank=self.rank, seq=self._seq, time_s=time.time(), step=self.step, memory=memory)
+        self.send(sample, sample=True)
+
+    def notice(self, text: str, *, level: wire.Level = "info") -> None:
+        """Write a line into the run's journal."""
+        self.send(wire.Notice(rank=self.rank, time_s=time.time(), step=self.step, level=level, text=text))
+
+    def checkpoint_saved(self, kind: wire.CheckpointKind, path: str, size_bytes: int, duration_s: float) -> None:
+        """Report a checkpoint that is complete on disk."""
+        self.send(
+            wire.CheckpointSaved(
+                rank=self.rank,
+                time_s=time.time(),
+                step=self.step,
+                kind=kind,
+                path=path,
+                size_bytes=size_bytes,
+                duration_s=duration_s,
+            )
+        )
+
+    def evaluated(self, metrics: dict[str, float], num_examples: int) -> None:
+        """Report the metrics of an evaluation."""
+        self.send(
+            wire.EvaluationReport(
+                rank=self.rank, time_s=time.time(), step=self.step, num_examples=num_examples, metrics=metrics
+            )
+        )
+
+    def report_oom(
+        self,
+        *,
+        where: str,
+        micro_batch: int,
+        next_micro_batch: int | None,
+        message: str,
+        requested_bytes: int | None = None,
+        memory: wire.DeviceMemory | None = None,
+    ) -> None:
+        """Report a device out-of-memory error and what is tried next."""
+        self.send(
+            wire.OomReport(
+                rank=self.rank,
+                time_s=time.time(),
+                step=self.step,
+                where=where,
+                micro_batch=micro_batch,
+                next_micro_batch=next_micro_batch,
+                message=message,
+                requested_bytes=requested_bytes,
+                memory=memory,
+            )
+        )
+
+    def finish(self, outcome: Literal["finished", "stopped", "failed", "oom"] = "finished", reason: str = "") -> None:
+        """Say goodbye and close the link; at most two seconds. Later calls do nothing."""
+        if self._ended:
+            return
+        self._ended = True
+        self.send(
+            wire.Goodbye(rank=self.rank, time_s=time.time(), step=self.step, outcome=outcome, reason=reason[:2000])
+        )
+        if self._link:
+            self._link.close()
+
+    def send(self, message: wire.Message, *, sample: bool = False) -> None:
+        """Hand a message to the link; nothing happens without a supervisor."""
+        if self._link:
+            self._link.put(message, sample=sample)
+
+    def _send_phase(self) -> None:
+        self.send(wire.PhaseChanged(rank=self.rank, time_s=time.time(), step=self.step, phase=self._phase))
+
+    def _greeting(self) -> list[wire.Message]:
+        """What opens every connection, also one to a supervisor that was started anew."""
+        hello = wire.Hello(
+            role="rank",
+            protocol_version=wire.PROTOCOL_VERSION,
+            run_id=self.run_id,
+            pid=os.getpid(),
+            rank=self.rank,
+            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+            world_size=self.world_size,
+            attempt=self.attempt,
+            capabilities=self._control.capabilities(),
+        )
+        phase = wire.PhaseChanged(rank=self.rank, time_s=time.time(), step=self.step, phase=self._phase)
+        return [hello, *([self._plan] if self._plan else []), phase]

@@ -1,0 +1,521 @@
+"""Every message that crosses a process boundary, and its bytes. No I/O.
+
+Newline-delimited JSON, one frame a line, at most MAX_FRAME_BYTES. Telemetry are nouns and go up (rank -> supervisor ->
+dashboards); commands are imperatives and go down. A command carries a `command_id`; every rank answers it
+with exactly one Ack, and the supervisor answers whoever asked with one CommandResult.
+
+Times are Unix seconds unless named otherwise; bytes are ints.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from memdash.errors import MalformedMessage
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 1 << 20
+
+MemoryKind = Literal["exact", "estimated", "simulated", "unavailable"]
+"""How a figure came to be; `simulated` is shown wherever the figure shows."""
+
+CheckpointKind = Literal["light", "full"]
+"""Weights only, or everything that an exact resume needs."""
+
+RunStatus = Literal[
+    "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "oom", "killed", "lost"
+]
+"""`starting` until the first step is reported; the last six are final."""
+
+FINAL_STATUSES: frozenset[str] = frozenset({"finished", "stopped", "failed", "oom", "killed", "lost"})
+
+Level = Literal["info", "good", "warning", "error"]
+
+
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a message."""
+
+
+class Message(msgspec.Struct, tag=True, frozen=True, forbid_unknown_fields=True):
+    """A frame of its own; its class name travels as `type`."""
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+class DeviceMemory(Value, kw_only=True):
+    """The allocator of one rank's device, named as in torch.cuda.memory_stats(); None where it has no such figure."""
+
+    device: str
+    """`cuda:0`, `simulated`, `cpu`."""
+    kind: MemoryKind
+    capacity_bytes: int | None = None
+    """The lowest ceiling that applies to this process on this device."""
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    active_bytes: int | None = None
+    inactive_split_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    """Maximum since the step began."""
+    peak_reserved_bytes: int | None = None
+    num_alloc_retries: int = 0
+    num_ooms: int = 0
+    reason: str = ""
+    """Why figures are unavailable, in words for a person."""
+
+
+class HostMemory(Value, kw_only=True):
+    """CPU RAM as the supervisor reads it from outside the training process."""
+
+    kind: MemoryKind
+    process_bytes: int
+    """Resident set of the training process and its children."""
+    num_processes: int
+    working_set_bytes: int
+    """What counts against `capacity_bytes`: usage less the page cache that can be given back."""
+    peak_working_set_bytes: int
+    """Maximum since the sample before."""
+    capacity_bytes: int
+    capacity_source: str
+    """The file or call that names the capacity, such as `/sys/fs/cgroup/x/memory.max`."""
+
+
+def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
+    """Capacity less the peak of the last step: the next step needs that peak again, and nothing frees it in time.
+
+    Memory that is reserved but not allocated counts as headroom, because the allocator can reuse it or give it back.
+    """
+    if memory is None or memory.capacity_bytes is None or memory.allocated_bytes is None:
+        return None
+    return memory.capacity_bytes - max(memory.allocated_bytes, memory.peak_allocated_bytes or 0)
+
+
+def host_headroom_bytes(memory: HostMemory | None) -> int | None:
+    """Capacity less the peak working set since the last sample; page cache that can be reclaimed counts as headroom."""
+    if memory is None:
+        return None
+    return memory.capacity_bytes - max(memory.working_set_bytes, memory.peak_working_set_bytes)
+
+
+# ---- telemetry: up ---------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, kw_only=True):
+    """The first frame of a rank or a dashboard; the supervisor answers Welcome or Refused."""
+
+    role: Literal["rank", "viewer"]
+    protocol_version: int
+    run_id: str
+    pid: int
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    attempt: int = 0
+    capabilities: dict[str, str] = {}
+    """Command name -> "" when this script can do it, else the reason why not. A command not named cannot be done."""
+    follow: bool = True
+    """Viewers: whether to send history and telemetry, or only answers to commands."""
+
+
+class Welcome(Message, kw_only=True):
+    """The supervisor's answer to a Hello it accepts."""
+
+    protocol_version: int
+    run_id: str
+    attempt: int
+    pid: int
+
+
+class Refused(Message, kw_only=True):
+    """The supervisor's answer to a Hello it does not accept; the connection closes after it."""
+
+    reason: str
+    hint: str = ""
+
+
+class TrainingStarted(Message, kw_only=True):
+    """What this attempt is going to do; sent once, before the first step."""
+
+    rank: int
+    time_s: float
+    start_step: int
+    total_steps: int
+    steps_per_epoch: int
+    num_examples: int
+    global_batch: int
+    micro_batch: int
+    num_parameters: int = 0
+    num_trainable_parameters: int = 0
+    model: str = ""
+    task: str = ""
+    device: str = ""
+    item_name: str = "examples"
+    """What the loss is averaged over: `tokens` or `examples`."""
+
+
+class StepReport(Message, kw_only=True):
+    """One optimizer step, sent at its boundary."""
+
+    rank: int
+    seq: int
+    """Counts this rank's samples (StepReport and MemorySample); a gap means that some were dropped."""
+    time_s: float
+    step: int
+    """Optimizer steps done, counted from 1 over all attempts."""
+    epoch: int
+    examples_seen: int
+    """Committed examples of this run over all ranks and epochs."""
+    micro_batch: int
+    grad_accum_steps: int
+    step_time_s: float
+    """Seconds of the step itself, pauses left out."""
+    loss: float | None
+    """Mean per item over the whole global batch."""
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    num_items: int = 0
+    longest: int = 0
+    """The longest example of the group (tokens or timesteps), 0 when unknown."""
+    memory: DeviceMemory | None = None
+
+
+class MemorySample(Message, kw_only=True):
+    """Device memory between step reports: while paused, saving or evaluating, and after the cache was emptied."""
+
+    rank: int
+    seq: int
+    time_s: float
+    step: int
+    memory: DeviceMemory
+
+
+class PhaseChanged(Message, kw_only=True):
+    """What the training process is busy with, when it is not an ordinary step."""
+
+    rank: int
+    time_s: float
+    step: int
+    phase: Literal["loading", "training", "evaluating", "saving", "paused", "ending"]
+
+
+class EvaluationReport(Message, kw_only=True):
+    """Metrics on the validation examples."""
+
+    rank: int
+    time_s: float
+    step: int
+    num_examples: int
+    metrics: dict[str, float]
+
+
+class OomReport(Message, kw_only=True):
+    """A device out-of-memory error: where it hit, what was asked for, and what was done about it."""
+
+    rank: int
+    time_s: float
+    step: int
+    where: str
+    """`forward/backward`, `optimizer step` or `evaluation`."""
+    micro_batch: int
+    next_micro_batch: int | None
+    """The split that is tried next; None when the run cannot go on."""
+    message: str
+    requested_bytes: int | None = None
+    memory: DeviceMemory | None = None
+
+
+class CheckpointSaved(Message, kw_only=True):
+    """A complete checkpoint lies at `path`: its manifest is written and the rename is done."""
+
+    rank: int
+    time_s: float
+    step: int
+    kind: CheckpointKind
+    path: str
+    size_bytes: int
+    duration_s: float
+
+
+class Notice(Message, kw_only=True):
+    """Something a person should read in the journal."""
+
+    rank: int
+    time_s: float
+    step: int
+    level: Level
+    text: str
+
+
+class Ack(Message, kw_only=True):
+    """A rank's one answer to a command."""
+
+    command_id: str
+    rank: int
+    applied_at_step: int
+    error: str = ""
+    """Why it was not done; empty when it was."""
+    result: str = ""
+    """What it did, in words: `8 x 2 = 16`, the path of a checkpoint, bytes given back."""
+
+
+class Goodbye(Message, kw_only=True):
+    """The rank's last words."""
+
+    rank: int
+    time_s: float
+    step: int
+    outcome: Literal["finished", "stopped", "failed", "oom"]
+    reason: str = ""
+
+
+# ---- commands: down --------------------------------------------------------------------------------------------------
+
+
+class Pause(Message, kw_only=True):
+    """Hold at the next step boundary, keeping all memory."""
+
+    command_id: str
+
+
+class Resume(Message, kw_only=True):
+    """Go on after a Pause."""
+
+    command_id: str
+
+
+class SetBatchSplit(Message, kw_only=True):
+    """Cut the same global batch into micro-batches of another size from the next step on."""
+
+    command_id: str
+    micro_batch: int
+
+
+class SaveCheckpoint(Message, kw_only=True):
+    """Save at the next step boundary."""
+
+    command_id: str
+    kind: CheckpointKind
+
+
+class EmptyCache(Message, kw_only=True):
+    """Give memory that is reserved but unused back to the device."""
+
+    command_id: str
+
+
+class Stop(Message, kw_only=True):
+    """End the run at the next step boundary, after saving what `save` says."""
+
+    command_id: str
+    save: Literal["none", "light", "full"] = "full"
+
+
+Command = Pause | Resume | SetBatchSplit | SaveCheckpoint | EmptyCache | Stop
+COMMANDS: tuple[type[Message], ...] = (Pause, Resume, SetBatchSplit, SaveCheckpoint, EmptyCache, Stop)
+
+# ---- supervisor to dashboards ----------------------------------------------------------------------------------------
+
+
+class RunState(Message, kw_only=True):
+    """All there is to say about a run now; a dashboard draws its figures from this alone."""
+
+    run_id: str
+    name: str
+    status: RunStatus = "starting"
+    status_reason: str = ""
+    phase: str = "loading"
+    attempt: int = 0
+    created_s: float = 0.0
+    """When the run was created."""
+    started_s: float | None = None
+    """When this attempt's training process was started."""
+    ended_s: float | None = None
+    paused_s: float = 0.0
+    """Seconds spent paused in this attempt, up to the last resume."""
+    pid: int | None = None
+    model: str = ""
+    task: str = ""
+    device: str = ""
+    num_parameters: int = 0
+    num_trainable_parameters: int = 0
+    num_examples: int = 0
+    item_name: str = "examples"
+    step: int = 0
+    start_step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    steps_per_epoch: int = 0
+    examples_seen: int = 0
+    world_size: int = 1
+    global_batch: int = 0
+    micro_batch: int = 0
+    grad_accum_steps: int = 0
+    loss: float | None = None
+    first_loss: float | None = None
+    learning_rate: float | None = None
+    step_time_s: float | None = None
+    """Smoothed seconds per step."""
+    examples_per_s: float | None = None
+    items_per_s: float | None = None
+    eta_s: float | None = None
+    """Seconds of training left at the smoothed pace, pauses left out."""
+    metrics: dict[str, float] = {}
+    """The last evaluation."""
+    memory: DeviceMemory | None = None
+    num_ooms: int = 0
+    """Device out-of-memory errors reported in this run, recovered or not."""
+    num_checkpoints: int = 0
+    last_checkpoint: str = ""
+    dropped_samples: int = 0
+    """Samples that the training process dropped rather than wait."""
+    capabilities: dict[str, str] = {}
+    linked: bool = False
+    """Whether the training process is connected to the supervisor."""
+    exit_code: int | None = None
+    """Of the training process; negative for a signal."""
+    run_dir: str = ""
+
+
+class HostSample(Message, kw_only=True):
+    """CPU RAM, sampled by the supervisor."""
+
+    time_s: float
+    host: HostMemory
+
+
+class JournalEntry(Message, kw_only=True):
+    """One line of the run's journal: commands, acks, state changes, alerts, recoveries."""
+
+    seq: int
+    time_s: float
+    attempt: int
+    step: int
+    level: Level
+    kind: str
+    """`command`, `ack`, `state`, `checkpoint`, `oom`, `memory`, `notice`, `link`."""
+    text: str
+
+
+class OutputChunk(Message, kw_only=True):
+    """What the training process printed, in order; invalid UTF-8 is replaced."""
+
+    text: str
+    skipped_bytes: int = 0
+    """Bytes left out just before this text because they came faster than anyone could read."""
+
+
+class SeriesHistory(Message, kw_only=True):
+    """One recorded series for a dashboard that has just attached: min, max and last of each time bucket.
+
+    A long series comes in several messages; the arrays of one message have the same length.
+    """
+
+    series: str
+    """`host.working_set`, `host.process`, `device.0.allocated`, `device.0.reserved`, `device.0.peak`, `loss`, ..."""
+    bucket_s: float
+    """Width of a bucket in seconds; bucket `i` covers `[i * bucket_s, (i + 1) * bucket_s)` of Unix time."""
+    buckets: list[int]
+    minimum: list[float]
+    maximum: list[float]
+    last: list[float]
+
+
+class Backfilled(Message, kw_only=True):
+    """All history has been sent; what follows is live."""
+
+    dropped: int = 0
+
+
+class CommandResult(Message, kw_only=True):
+    """The one answer to a command, once every rank has acked or the deadline has passed."""
+
+    command_id: str
+    command: str
+    ok: bool
+    applied_at_step: int | None = None
+    text: str
+    """What was done, or why not."""
+
+
+Telemetry = (
+    Hello
+    | TrainingStarted
+    | StepReport
+    | MemorySample
+    | PhaseChanged
+    | EvaluationReport
+    | OomReport
+    | CheckpointSaved
+    | Notice
+    | Ack
+    | Goodbye
+)
+"""What a rank may send."""
+
+FromSupervisor = (
+    Welcome
+    | Refused
+    | RunState
+    | HostSample
+    | StepReport
+    | MemorySample
+    | EvaluationReport
+    | OomReport
+    | CheckpointSaved
+    | JournalEntry
+    | OutputChunk
+    | SeriesHistory
+    | Backfilled
+    | CommandResult
+)
+"""What a dashboard may receive."""
+
+FromViewer = Hello | Pause | Resume | SetBatchSplit | SaveCheckpoint | EmptyCache | Stop
+"""What a dashboard may send."""
+
+ToRank = Welcome | Refused | Pause | Resume | SetBatchSplit | SaveCheckpoint | EmptyCache | Stop
+"""What a rank may receive."""
+
+_encoder = msgspec.json.Encoder()
+from_rank: msgspec.json.Decoder[Telemetry] = msgspec.json.Decoder(Telemetry)
+from_viewer: msgspec.json.Decoder[FromViewer] = msgspec.json.Decoder(FromViewer)
+from_supervisor: msgspec.json.Decoder[FromSupervisor] = msgspec.json.Decoder(FromSupervisor)
+to_rank: msgspec.json.Decoder[ToRank] = msgspec.json.Decoder(ToRank)
+hello: msgspec.json.Decoder[Hello] = msgspec.json.Decoder(Hello)
+
+
+def encode(message: Message) -> bytes:
+    """One frame with its newline. Raises MalformedMessage when it would be over the limit."""
+    frame = _encoder.encode(message) + b"\n"
+    if len(frame) > MAX_FRAME_BYTES:
+        raise MalformedMessage(f"a {type(message).__name__} of {len(frame)} bytes is over {MAX_FRAME_BYTES}")
+    return frame
+
+
+T = TypeVar("T")
+
+
+def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
+    """One message from a frame without its newline. Raises MalformedMessage."""
+    try:
+        return decoder.decode(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(f"not a message of ours: {error}") from None
+
+
+class FrameBuffer:
+    """Cuts a byte stream into frames; holds at most one unfinished frame."""
+
+    def __init__(self) -> None:
+        self._tail = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The complete frames in what came so far, without newlines. Raises MalformedMessage when one is too long."""
+        self._tail += data
+        *frames, rest = self._tail.split(b"\n")
+        if len(rest) > MAX_FRAME_BYTES or any(len(frame) > MAX_FRAME_BYTES for frame in frames):
+            raise MalformedMessage(f"a frame of more than {MAX_FRAME_BYTES} bytes")
+        self._tail = bytearray(rest)
+        return [bytes(frame) for frame in frames if frame]
