@@ -28,7 +28,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One table of the file."""
 
 
-class RunSection(Section, kw_only=True):
+class RunSection(Section, frozen=True, kw_only=True):
     """The run itself."""
 
     name: str = "run"
@@ -39,7 +39,7 @@ class RunSection(Section, kw_only=True):
     """Where the run directory is made; empty = the state directory (`~/.local/state/memdash/runs`)."""
 
 
-class TaskSection(Section, kw_only=True):
+class TaskSection(Section, frozen=True, kw_only=True):
     """What is trained."""
 
     name: str = "language-modelling"
@@ -48,7 +48,7 @@ class TaskSection(Section, kw_only=True):
     """Handed to your own task as it is."""
 
 
-class ModelSection(Section, kw_only=True):
+class ModelSection(Section, frozen=True, kw_only=True):
     """Which model; a task of your own may ignore this table."""
 
     pretrained: str = ""
@@ -59,7 +59,7 @@ class ModelSection(Section, kw_only=True):
     """Fields of that architecture's config, such as `hidden_size = 128`; with `pretrained` they override its own."""
 
 
-class DataSection(Section, kw_only=True):
+class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
@@ -84,7 +84,7 @@ class DataSection(Section, kw_only=True):
     """Share of the examples held out for evaluation; 0 = none."""
 
 
-class TrainSection(Section, kw_only=True):
+class TrainSection(Section, frozen=True, kw_only=True):
     """The training loop."""
 
     global_batch: int = 16
@@ -113,7 +113,7 @@ class TrainSection(Section, kw_only=True):
     """CPU threads for torch; 0 = torch's own choice."""
 
 
-class DeviceSection(Section, kw_only=True):
+class DeviceSection(Section, frozen=True, kw_only=True):
     """Where it is trained."""
 
     kind: Literal["auto", "cuda", "cpu", "simulated"] = "auto"
@@ -122,7 +122,7 @@ class DeviceSection(Section, kw_only=True):
     """Memory of the simulated device, such as `512MiB`; on cuda a cap for this process. Empty = the device's own."""
 
 
-class CheckpointSection(Section, kw_only=True):
+class CheckpointSection(Section, frozen=True, kw_only=True):
     """What is saved without being asked."""
 
     every_steps: int = 0
@@ -133,7 +133,7 @@ class CheckpointSection(Section, kw_only=True):
     """What is saved when the run finishes."""
 
 
-class RunConfig(Section, kw_only=True):
+class RunConfig(Section, frozen=True, kw_only=True):
     """A whole config file."""
 
     run: RunSection = RunSection()
@@ -187,6 +187,29 @@ def config_schema() -> dict[str, Any]:
         for field, text in _field_docs(section).items() if section else ():
             definition["properties"][field]["description"] = text
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "memdash run config", **schema}
+
+
+def starter_config() -> str:
+    """Every key with its default and what it means, as TOML."""
+    lines = ["# A memdash run config: every key with its default.", "# Start it: memdash run THIS_FILE"]
+    for section in _SECTIONS.values():
+        docs = _field_docs(section)
+        lines += ["", f"[{_table_name(section)}]"]
+        for field in msgspec.structs.fields(section):
+            lines += [f"# {docs[field.name]}", f"{field.name} = {_toml(field.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table_name(section: type[Section]) -> str:
+    return section.__name__.removesuffix("Section").lower()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    return f'"{value}"' if isinstance(value, str) else "{}"
 
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -295,7 +318,7 @@ def _known_keys(path: str) -> list[str]:
 
 
 def _sections_with(key: str) -> list[str]:
-    return [name.removesuffix("Section").lower() for name, section in _SECTIONS.items() if key in section.__annotations__]
+    return [_table_name(section) for section in _SECTIONS.values() if key in section.__annotations__]
 
 
 def _lookup(table: dict[str, Any], path: str) -> Any:
@@ -348,7 +371,9 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
     try:
         BatchSplit(train.global_batch, config.micro_batch)
     except PlanError as error:
-        fail("train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint)
+        fail(
+            "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
+        )
     _check_capacity(device, fail)
     if task.name not in BUILT_IN_TASKS:
         if ":" not in task.name:

@@ -31,12 +31,11 @@ def format_bytes(count: int | None, *, digits: int = 3) -> str:
     if count is None:
         return "n/a"
     size, sign = float(abs(count)), "-" if count < 0 else ""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1000:
-            break
+    units = ["TiB", "GiB", "MiB", "KiB", "B"]
+    while size >= 1000 and len(units) > 1:
         size /= 1024
-    else:
-        unit = "TiB"
+        units.pop()
+    unit = units[-1]
     if unit == "B":
         return f"{sign}{int(size)} B"
     whole = len(str(int(size)))

@@ -45,7 +45,7 @@ class Message(msgspec.Struct, tag=True, frozen=True, forbid_unknown_fields=True)
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-class DeviceMemory(Value, kw_only=True):
+class DeviceMemory(Value, frozen=True, kw_only=True):
     """The allocator of one rank's device, named as in torch.cuda.memory_stats(); None where it has no such figure."""
 
     device: str
@@ -66,7 +66,7 @@ class DeviceMemory(Value, kw_only=True):
     """Why figures are unavailable, in words for a person."""
 
 
-class HostMemory(Value, kw_only=True):
+class HostMemory(Value, frozen=True, kw_only=True):
     """CPU RAM as the supervisor reads it from outside the training process."""
 
     kind: MemoryKind
@@ -102,7 +102,7 @@ def host_headroom_bytes(memory: HostMemory | None) -> int | None:
 # ---- telemetry: up ---------------------------------------------------------------------------------------------------
 
 
-class Hello(Message, kw_only=True):
+class Hello(Message, frozen=True, kw_only=True):
     """The first frame of a rank or a dashboard; the supervisor answers Welcome or Refused."""
 
     role: Literal["rank", "viewer"]
@@ -119,7 +119,7 @@ class Hello(Message, kw_only=True):
     """Viewers: whether to send history and telemetry, or only answers to commands."""
 
 
-class Welcome(Message, kw_only=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """The supervisor's answer to a Hello it accepts."""
 
     protocol_version: int
@@ -128,14 +128,14 @@ class Welcome(Message, kw_only=True):
     pid: int
 
 
-class Refused(Message, kw_only=True):
+class Refused(Message, frozen=True, kw_only=True):
     """The supervisor's answer to a Hello it does not accept; the connection closes after it."""
 
     reason: str
     hint: str = ""
 
 
-class TrainingStarted(Message, kw_only=True):
+class TrainingStarted(Message, frozen=True, kw_only=True):
     """What this attempt is going to do; sent once, before the first step."""
 
     rank: int
@@ -155,7 +155,7 @@ class TrainingStarted(Message, kw_only=True):
     """What the loss is averaged over: `tokens` or `examples`."""
 
 
-class StepReport(Message, kw_only=True):
+class StepReport(Message, frozen=True, kw_only=True):
     """One optimizer step, sent at its boundary."""
 
     rank: int
@@ -181,7 +181,7 @@ class StepReport(Message, kw_only=True):
     memory: DeviceMemory | None = None
 
 
-class MemorySample(Message, kw_only=True):
+class MemorySample(Message, frozen=True, kw_only=True):
     """Device memory between step reports: while paused, saving or evaluating, and after the cache was emptied."""
 
     rank: int
@@ -191,7 +191,7 @@ class MemorySample(Message, kw_only=True):
     memory: DeviceMemory
 
 
-class PhaseChanged(Message, kw_only=True):
+class PhaseChanged(Message, frozen=True, kw_only=True):
     """What the training process is busy with, when it is not an ordinary step."""
 
     rank: int
@@ -200,7 +200,7 @@ class PhaseChanged(Message, kw_only=True):
     phase: Literal["loading", "training", "evaluating", "saving", "paused", "ending"]
 
 
-class EvaluationReport(Message, kw_only=True):
+class EvaluationReport(Message, frozen=True, kw_only=True):
     """Metrics on the validation examples."""
 
     rank: int
@@ -210,7 +210,7 @@ class EvaluationReport(Message, kw_only=True):
     metrics: dict[str, float]
 
 
-class OomReport(Message, kw_only=True):
+class OomReport(Message, frozen=True, kw_only=True):
     """A device out-of-memory error: where it hit, what was asked for, and what was done about it."""
 
     rank: int
@@ -226,7 +226,7 @@ class OomReport(Message, kw_only=True):
     memory: DeviceMemory | None = None
 
 
-class CheckpointSaved(Message, kw_only=True):
+class CheckpointSaved(Message, frozen=True, kw_only=True):
     """A complete checkpoint lies at `path`: its manifest is written and the rename is done."""
 
     rank: int
@@ -238,7 +238,7 @@ class CheckpointSaved(Message, kw_only=True):
     duration_s: float
 
 
-class Notice(Message, kw_only=True):
+class Notice(Message, frozen=True, kw_only=True):
     """Something a person should read in the journal."""
 
     rank: int
@@ -248,7 +248,7 @@ class Notice(Message, kw_only=True):
     text: str
 
 
-class Ack(Message, kw_only=True):
+class Ack(Message, frozen=True, kw_only=True):
     """A rank's one answer to a command."""
 
     command_id: str
@@ -260,7 +260,7 @@ class Ack(Message, kw_only=True):
     """What it did, in words: `8 x 2 = 16`, the path of a checkpoint, bytes given back."""
 
 
-class Goodbye(Message, kw_only=True):
+class Goodbye(Message, frozen=True, kw_only=True):
     """The rank's last words."""
 
     rank: int
@@ -273,39 +273,39 @@ class Goodbye(Message, kw_only=True):
 # ---- commands: down --------------------------------------------------------------------------------------------------
 
 
-class Pause(Message, kw_only=True):
+class Pause(Message, frozen=True, kw_only=True):
     """Hold at the next step boundary, keeping all memory."""
 
     command_id: str
 
 
-class Resume(Message, kw_only=True):
+class Resume(Message, frozen=True, kw_only=True):
     """Go on after a Pause."""
 
     command_id: str
 
 
-class SetBatchSplit(Message, kw_only=True):
+class SetBatchSplit(Message, frozen=True, kw_only=True):
     """Cut the same global batch into micro-batches of another size from the next step on."""
 
     command_id: str
     micro_batch: int
 
 
-class SaveCheckpoint(Message, kw_only=True):
+class SaveCheckpoint(Message, frozen=True, kw_only=True):
     """Save at the next step boundary."""
 
     command_id: str
     kind: CheckpointKind
 
 
-class EmptyCache(Message, kw_only=True):
+class EmptyCache(Message, frozen=True, kw_only=True):
     """Give memory that is reserved but unused back to the device."""
 
     command_id: str
 
 
-class Stop(Message, kw_only=True):
+class Stop(Message, frozen=True, kw_only=True):
     """End the run at the next step boundary, after saving what `save` says."""
 
     command_id: str
@@ -318,7 +318,7 @@ COMMANDS: tuple[type[Message], ...] = (Pause, Resume, SetBatchSplit, SaveCheckpo
 # ---- supervisor to dashboards ----------------------------------------------------------------------------------------
 
 
-class RunState(Message, kw_only=True):
+class RunState(Message, frozen=True, kw_only=True):
     """All there is to say about a run now; a dashboard draws its figures from this alone."""
 
     run_id: str
@@ -334,6 +334,8 @@ class RunState(Message, kw_only=True):
     ended_s: float | None = None
     paused_s: float = 0.0
     """Seconds spent paused in this attempt, up to the last resume."""
+    paused_since_s: float | None = None
+    """When the pause that goes on now began."""
     pid: int | None = None
     model: str = ""
     task: str = ""
@@ -364,6 +366,7 @@ class RunState(Message, kw_only=True):
     metrics: dict[str, float] = {}
     """The last evaluation."""
     memory: DeviceMemory | None = None
+    host: HostMemory | None = None
     num_ooms: int = 0
     """Device out-of-memory errors reported in this run, recovered or not."""
     num_checkpoints: int = 0
@@ -373,19 +376,23 @@ class RunState(Message, kw_only=True):
     capabilities: dict[str, str] = {}
     linked: bool = False
     """Whether the training process is connected to the supervisor."""
+    last_words: str = ""
+    """The outcome that the training process named in its Goodbye; empty when it never said one."""
     exit_code: int | None = None
     """Of the training process; negative for a signal."""
+    oom_killed: bool = False
+    """Whether the kernel's OOM killer ended it."""
     run_dir: str = ""
 
 
-class HostSample(Message, kw_only=True):
+class HostSample(Message, frozen=True, kw_only=True):
     """CPU RAM, sampled by the supervisor."""
 
     time_s: float
     host: HostMemory
 
 
-class JournalEntry(Message, kw_only=True):
+class JournalEntry(Message, frozen=True, kw_only=True):
     """One line of the run's journal: commands, acks, state changes, alerts, recoveries."""
 
     seq: int
@@ -398,7 +405,7 @@ class JournalEntry(Message, kw_only=True):
     text: str
 
 
-class OutputChunk(Message, kw_only=True):
+class OutputChunk(Message, frozen=True, kw_only=True):
     """What the training process printed, in order; invalid UTF-8 is replaced."""
 
     text: str
@@ -406,7 +413,7 @@ class OutputChunk(Message, kw_only=True):
     """Bytes left out just before this text because they came faster than anyone could read."""
 
 
-class SeriesHistory(Message, kw_only=True):
+class SeriesHistory(Message, frozen=True, kw_only=True):
     """One recorded series for a dashboard that has just attached: min, max and last of each time bucket.
 
     A long series comes in several messages; the arrays of one message have the same length.
@@ -422,13 +429,13 @@ class SeriesHistory(Message, kw_only=True):
     last: list[float]
 
 
-class Backfilled(Message, kw_only=True):
+class Backfilled(Message, frozen=True, kw_only=True):
     """All history has been sent; what follows is live."""
 
     dropped: int = 0
 
 
-class CommandResult(Message, kw_only=True):
+class CommandResult(Message, frozen=True, kw_only=True):
     """The one answer to a command, once every rank has acked or the deadline has passed."""
 
     command_id: str

@@ -102,7 +102,9 @@ class Control:
         try:
             saved = save(wire.SaveCheckpoint(command_id=stop.command_id, kind=stop.save))
         except (MemdashError, OSError, RuntimeError, ValueError) as error:
-            raise MemdashError(f"not stopped, because the {stop.save} checkpoint could not be saved: {error}") from error
+            raise MemdashError(
+                f"not stopped, because the {stop.save} checkpoint could not be saved: {error}"
+            ) from error
         return f"{where}; {saved}"
 
     def _ack(self, command: wire.Command, *, result: str = "", error: str = "") -> None:

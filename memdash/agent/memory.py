@@ -26,7 +26,7 @@ def cuda_memory(index: int = 0) -> MemoryReader:
     import torch
 
     total_bytes = torch.cuda.get_device_properties(index).total_memory
-    read_nested: Callable[[int], dict[str, Any]] = torch.cuda.memory_stats_as_nested_dict  # type: ignore[assignment]
+    read_nested: Callable[[int], dict[str, Any]] = torch.cuda.memory_stats_as_nested_dict
 
     def read() -> DeviceMemory:
         stats = read_nested(index)

@@ -1,0 +1,1 @@
+"""What the machine says about memory. Runs in the supervisor, outside the training process."""

@@ -1,0 +1,152 @@
+"""What `run` and `attach` share: the dashboard, or the line printer where there is no terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+
+from memdash import wire
+from memdash.errors import ExitCode, SupervisorAlreadyRunning, SupervisorNotRunning
+from memdash.store.run_directory import RunDirectory
+from memdash.units import format_bytes, format_count, format_duration, format_percent
+
+LINE_EVERY_S = 5.0
+RETRY_S = 0.2
+
+
+def terminal_problem() -> str:
+    """Why the dashboard cannot be shown here; empty when it can."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return "no terminal here: printing lines instead of the dashboard"
+    if os.environ.get("TERM", "") in ("", "dumb"):
+        return "this terminal cannot place text (TERM=dumb): printing lines instead of the dashboard"
+    return ""
+
+
+def watch(directory: RunDirectory) -> int:
+    """Show the dashboard; 0 when the user left it, the run's outcome when it was over."""
+    from memdash.tui.app import run_dashboard  # textual: 0.35 s
+
+    left = run_dashboard(directory.run_id)
+    state = directory.state()
+    if state is not None and state.status in wire.FINAL_STATUSES:
+        print(_verdict(state))
+        return _exit_code(state)
+    print(f"{directory.run_id} goes on ({left.reason}).  Back to it: memdash attach {directory.run_id}")
+    return ExitCode.OK
+
+
+def watch_headless(directory: RunDirectory, note: str = "") -> int:
+    """Print a line every few seconds and every event; the run's outcome as exit code."""
+    if note:
+        print(f"memdash: {note}", file=sys.stderr)
+    print(f"run {directory.run_id} in {directory.path}", flush=True)
+    try:
+        state = asyncio.run(_follow(directory))
+    except KeyboardInterrupt:
+        print(f"{directory.run_id} goes on.  Back to it: memdash attach {directory.run_id}; end it: memdash stop")
+        return ExitCode.INTERRUPTED
+    print(_verdict(state), flush=True)
+    return _exit_code(state)
+
+
+async def _follow(directory: RunDirectory) -> wire.RunState:
+    """Print until the run is over, coming back when the supervisor was restarted."""
+    from memdash.client import Client
+
+    printer = _Printer()
+    while True:
+        try:
+            client = await Client.connect(directory.run_id)
+        except SupervisorNotRunning:
+            state = directory.state()
+            if state is not None and state.status in wire.FINAL_STATUSES:
+                return state
+            _restart_supervisor(directory)
+            await asyncio.sleep(RETRY_S)
+            continue
+        try:
+            async for message in client.messages():
+                printer.show(message)
+                if isinstance(message, wire.RunState) and message.status in wire.FINAL_STATUSES:
+                    return message
+        finally:
+            await client.close()
+
+
+def _restart_supervisor(directory: RunDirectory) -> None:
+    from memdash.supervisor.launch import launch_supervisor
+
+    with contextlib.suppress(SupervisorAlreadyRunning):
+        launch_supervisor(directory)
+
+
+class _Printer:
+    """Turns messages into lines; knows when the last progress line was printed."""
+
+    def __init__(self) -> None:
+        self._state: wire.RunState | None = None
+        self._printed_s = 0.0
+        self._journal_seq = 0
+
+    def show(self, message: wire.FromSupervisor) -> None:
+        """Print what is worth a line."""
+        if isinstance(message, wire.RunState):
+            self._state = message
+            now_s = asyncio.get_running_loop().time()
+            if message.step and now_s - self._printed_s >= LINE_EVERY_S:
+                self._printed_s = now_s
+                print(progress_line(message), flush=True)
+        elif isinstance(message, wire.JournalEntry) and message.seq > self._journal_seq:
+            self._journal_seq = message.seq
+            print(f"[step {message.step}] {message.kind}: {message.text}", flush=True)
+
+
+def progress_line(state: wire.RunState) -> str:
+    """One line that says where a run is and how much memory it has left."""
+    parts = [f"step {state.step}/{state.total_steps}"]
+    if state.loss is not None:
+        parts.append(f"loss {state.loss:.4f}")
+    parts.append(f"split {state.micro_batch} x {state.grad_accum_steps}")
+    if state.items_per_s is not None:
+        parts.append(f"{format_count(state.items_per_s)} {state.item_name}/s")
+    parts += [*_device_part(state), *_host_part(state), f"ETA {format_duration(state.eta_s)}"]
+    if state.status not in ("running", "starting"):
+        parts.append(state.status)
+    return " | ".join(parts)
+
+
+def _device_part(state: wire.RunState) -> list[str]:
+    memory = state.memory
+    headroom = wire.device_headroom_bytes(memory)
+    if memory is None or memory.capacity_bytes is None or headroom is None:
+        return []
+    label = (
+        f"{memory.device} (simulated)" if memory.kind == "simulated" and memory.device != "simulated" else memory.device
+    )
+    peak = format_bytes(memory.peak_allocated_bytes)
+    percent = format_percent(headroom / memory.capacity_bytes)
+    return [f"{label} peak {peak} of {format_bytes(memory.capacity_bytes)}, headroom {percent}"]
+
+
+def _host_part(state: wire.RunState) -> list[str]:
+    headroom = wire.host_headroom_bytes(state.host)
+    if state.host is None or headroom is None:
+        return []
+    percent = format_percent(headroom / state.host.capacity_bytes)
+    return [f"host {format_bytes(state.host.process_bytes)}, headroom {percent}"]
+
+
+def _verdict(state: wire.RunState) -> str:
+    reason = f": {state.status_reason}" if state.status_reason else ""
+    took = format_duration(state.ended_s - state.started_s) if state.ended_s and state.started_s else "n/a"
+    losses = f", loss {state.first_loss:.4f} -> {state.loss:.4f}" if state.loss is not None and state.first_loss else ""
+    return f"{state.run_id} {state.status}{reason}; step {state.step} of {state.total_steps} in {took}{losses}; {state.run_dir}"
+
+
+def _exit_code(state: wire.RunState) -> int:
+    from memdash.supervisor.run_state import outcome_exit_code
+
+    return outcome_exit_code(state)

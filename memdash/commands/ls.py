@@ -1,0 +1,66 @@
+"""List the runs, newest first: state, step, headroom, age."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from memdash.errors import ExitCode
+
+if TYPE_CHECKING:
+    from memdash import wire
+    from memdash.store.run_directory import RunDirectory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: the last RunState of each run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a run."""
+    from memdash import wire
+    from memdash.errors import StoreError
+    from memdash.store.run_directory import list_runs
+
+    if not args.json:
+        print(f"{'RUN':<28} {'STATE':<10} {'STEP':>15} {'HEADROOM':>9} {'AGE':>7}")
+    for directory in list_runs():
+        try:
+            state = directory.state()
+        except StoreError as error:
+            print(f"{directory.run_id:<28} unreadable: {error}")
+            continue
+        if state is not None:
+            print(wire.encode(state).decode().strip() if args.json else _line(directory, state))
+    return ExitCode.OK
+
+
+def _line(directory: RunDirectory, state: wire.RunState) -> str:
+    import time
+
+    from memdash import wire
+    from memdash.units import format_duration, format_percent
+
+    shares = [
+        headroom / memory.capacity_bytes
+        for memory, headroom in (
+            (state.memory, wire.device_headroom_bytes(state.memory)),
+            (state.host, wire.host_headroom_bytes(state.host)),
+        )
+        if memory is not None and headroom is not None and memory.capacity_bytes
+    ]
+    live = state.status not in wire.FINAL_STATUSES
+    status = state.status if not live or _served(directory) else f"{state.status}?"
+    return (
+        f"{directory.run_id:<28} {status:<10} {f'{state.step}/{state.total_steps}':>15} "
+        f"{format_percent(min(shares)) if live and shares else '-':>9} {format_duration(time.time() - state.created_s):>7}"
+    )
+
+
+def _served(directory: RunDirectory) -> bool:
+    """Whether a supervisor answers; a live state without one is shown with a question mark."""
+    from memdash.locations import socket_path
+    from memdash.supervisor.launch import listening
+
+    return listening(socket_path(directory.run_id))

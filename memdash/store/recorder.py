@@ -1,0 +1,134 @@
+"""Telemetry into a run's files, and back out again. A full disk costs samples, never the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from memdash import wire
+from memdash.store.journal import Journal
+from memdash.store.run_directory import RunDirectory
+from memdash.store.samples import SampleWriter, read_rows
+
+HOST_COLUMNS = (
+    "time_s",
+    "attempt",
+    "process_bytes",
+    "num_processes",
+    "working_set_bytes",
+    "peak_working_set_bytes",
+    "capacity_bytes",
+)
+RANK_COLUMNS = (
+    "time_s",
+    "attempt",
+    "step",
+    "epoch",
+    "examples_seen",
+    "micro_batch",
+    "grad_accum_steps",
+    "step_time_s",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "num_items",
+    "longest",
+    "allocated_bytes",
+    "reserved_bytes",
+    "active_bytes",
+    "inactive_split_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "capacity_bytes",
+    "num_alloc_retries",
+    "num_ooms",
+)
+
+
+class Recorder:
+    """The open files of a run that is going on."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._journal = Journal(directory.journal)
+        self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
+        self._ranks: dict[int, SampleWriter] = {}
+        self.error = ""
+        """The last write that failed, such as a full disk; empty when the last one succeeded."""
+        self.lost = 0
+        """Records that could not be written."""
+
+    def journal(self, entry: wire.JournalEntry) -> None:
+        """Append one entry."""
+        self._guard(lambda: self._journal.append(entry))
+
+    def host(self, sample: wire.HostSample, attempt: int) -> None:
+        """Append one host sample."""
+        host = sample.host
+        row = (
+            sample.time_s,
+            attempt,
+            host.process_bytes,
+            host.num_processes,
+            host.working_set_bytes,
+            host.peak_working_set_bytes,
+            host.capacity_bytes,
+        )
+        self._guard(lambda: self._host.append(row))
+
+    def rank(self, sample: wire.StepReport | wire.MemorySample, attempt: int) -> None:
+        """Append one row of a rank; a MemorySample leaves the step's own columns empty."""
+        self._guard(lambda: self._rank_file(sample.rank).append(_rank_row(sample, attempt)))
+
+    def state(self, state: wire.RunState) -> None:
+        """Replace the last state."""
+        self._guard(lambda: self._directory.write_state(state))
+
+    def close(self) -> None:
+        """Close every file."""
+        self._journal.close()
+        for writer in (self._host, *self._ranks.values()):
+            writer.close()
+
+    def _rank_file(self, rank: int) -> SampleWriter:
+        if rank not in self._ranks:
+            self._ranks[rank] = SampleWriter(self._directory.samples / f"rank-{rank}.rec", RANK_COLUMNS)
+        return self._ranks[rank]
+
+    def _guard(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self.error = str(error)
+            self.lost += 1
+        else:
+            self.error = ""
+
+
+def recorded_hosts(directory: RunDirectory) -> Iterator[dict[str, float | None]]:
+    """The host samples of a run, oldest first."""
+    return _rows(directory.samples / "host.rec")
+
+
+def recorded_ranks(directory: RunDirectory) -> Iterator[tuple[int, dict[str, float | None]]]:
+    """The rows of every rank, rank by rank, oldest first."""
+    for path in sorted(directory.samples.glob("rank-*.rec")):
+        rank = int(path.stem.removeprefix("rank-"))
+        for row in _rows(path):
+            yield rank, row
+
+
+def _rows(path: Path) -> Iterator[dict[str, float | None]]:
+    return read_rows(path) if path.exists() else iter(())
+
+
+def _rank_row(sample: wire.StepReport | wire.MemorySample, attempt: int) -> tuple[float | None, ...]:
+    step = sample if isinstance(sample, wire.StepReport) else None
+    memory = sample.memory
+    return (
+        sample.time_s,
+        attempt,
+        sample.step,
+        *(getattr(step, name) if step else None for name in RANK_COLUMNS[3:13]),
+        *(getattr(memory, name) if memory else None for name in RANK_COLUMNS[13:]),
+    )

@@ -1,0 +1,73 @@
+"""Starts a supervisor in a session of its own. Called in the process of a verb, which may end right after."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from memdash.errors import LinkError, SupervisorAlreadyRunning
+from memdash.store.run_directory import RunDirectory
+
+CONNECT_TIMEOUT_S = 2.0
+READY_TIMEOUT_S = 30.0  # imports on a cold network disk
+
+
+def launch_supervisor(directory: RunDirectory) -> None:
+    """Return when it listens. Raises LinkError with its own words when it does not come up."""
+    read_end, write_end = os.pipe()
+    argv = [sys.executable, "-P", "-m", "memdash", "supervise", str(directory.path), "--ready-fd", str(write_end)]
+    try:
+        with open(directory.supervisor_log, "ab") as log:
+            # no descriptor of the terminal may stay: a hang-up would end it
+            subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(write_end,),
+                cwd="/",
+            )
+    finally:
+        os.close(write_end)
+    try:
+        answer = _read_line(read_end)
+    finally:
+        os.close(read_end)
+    if answer.startswith("busy"):
+        raise SupervisorAlreadyRunning(f"run {directory.run_id} has a supervisor already")
+    if answer != "ready":
+        raise LinkError(
+            f"the supervisor of {directory.run_id} did not start: {answer or 'it ended without a word'}",
+            hint=f"see {directory.supervisor_log}",
+        )
+
+
+def listening(path: Path) -> bool:
+    """Whether a supervisor answers on this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            connection.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
+
+
+def _read_line(descriptor: int) -> str:
+    """The first line, within READY_TIMEOUT_S."""
+    deadline, text = time.monotonic() + READY_TIMEOUT_S, b""
+    while not text.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            return f"it was not ready within {READY_TIMEOUT_S:.0f} s"
+        data = os.read(descriptor, 4096)
+        if not data:
+            break
+        text += data
+    return text.decode(errors="replace").strip()

@@ -1,0 +1,303 @@
+"""The supervisor process of one run: wires its parts together and beats ten times a second.
+
+Started detached by `memdash run` or `memdash attach`; it holds the run's lock, owns the training process, and ends when
+the run is over and the last dashboard has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from typing import IO
+
+from memdash import wire
+from memdash.client import new_command_id
+from memdash.errors import MemdashError, SupervisorAlreadyRunning
+from memdash.host.sampler import HostSampler
+from memdash.locations import socket_path
+from memdash.store.journal import read_journal
+from memdash.store.recorder import Recorder, recorded_hosts, recorded_ranks
+from memdash.store.run_directory import RunDirectory, RunRecord
+from memdash.supervisor.control import Control
+from memdash.supervisor.fanout import SLOW_BYTES, Viewer
+from memdash.supervisor.history import History
+from memdash.supervisor.output import OutputLog
+from memdash.supervisor.ranks import RankProcess
+from memdash.supervisor.run_state import LinkChanged, RankExited, RankStarted, is_final
+from memdash.supervisor.server import Server
+from memdash.supervisor.telemetry import Telemetry
+
+BEAT_S = 0.1
+HOST_REPORT_BEATS = 5  # host memory is sampled every beat and reported at 2 Hz
+FIRST_VIEWER_S = 10.0  # a supervisor of a finished run waits so long for whoever asked for it
+LAST_VIEWER_S = 2.0
+LAST_WORDS_S = 2.0
+JOURNAL_TAIL = 500
+
+
+def supervise(directory: RunDirectory, ready_fd: int | None = None) -> None:
+    """Own the run until it is over. Raises SupervisorAlreadyRunning."""
+    try:
+        lock = _lock(directory)
+    except SupervisorAlreadyRunning:
+        _tell(ready_fd, "busy\n")
+        raise
+    with lock:
+        asyncio.run(_Supervisor(directory).run(ready_fd))
+
+
+class _Supervisor:
+    """Implements server.Owner; everything happens in one thread."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._record = directory.record()
+        self.run_id = self._record.run_id
+        state = directory.state()
+        self._found = state
+        journal = read_journal(directory.journal)
+        history = History()
+        history.load(recorded_hosts(directory), recorded_ranks(directory))
+        self._recorder = Recorder(directory)
+        self._telemetry = Telemetry(
+            state or _first_state(self._record, directory),
+            self._recorder,
+            history,
+            journal_seq=journal[-1].seq if journal else 0,
+        )
+        self._output = OutputLog(directory.output)
+        self._server = Server(self, socket_path(self.run_id))
+        self._control = Control(self._telemetry, self._server.send_to_ranks, self._terminate)
+        self._rank: RankProcess | None = None
+        self._sampler: HostSampler | None = None
+        self._backfills: set[asyncio.Task[None]] = set()
+        self._idle_since_s = time.monotonic()
+        self._had_viewer = False
+        self._beats = 0
+        self._ended_at_s: float | None = None
+
+    @property
+    def attempt(self) -> int:
+        """The launch that goes on now."""
+        return self._telemetry.state.attempt
+
+    async def run(self, ready_fd: int | None) -> None:
+        """Serve, start or adopt the training process, beat until nobody needs us."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._asked_to_end, "SIGTERM")
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await self._server.start()
+        try:
+            self._begin()
+            _tell(ready_fd, "ready\n")
+        except MemdashError as error:
+            _tell(ready_fd, f"{error}\n")
+            raise
+        try:
+            while not self._done():
+                self._beat(time.monotonic())
+                await asyncio.sleep(BEAT_S)
+        finally:
+            self._telemetry.flush_state()
+            await self._server.stop()
+            self._recorder.close()
+
+    # ---- the training process ----
+
+    def _begin(self) -> None:
+        """Start the training process, find it again, or find the run over."""
+        state = self._found
+        if state is None:
+            self._start()
+        elif not is_final(state):
+            self._rank = RankProcess.adopt(state.pid, self.run_id) if state.pid else None
+            if self._rank:
+                self._telemetry.advance(LinkChanged(linked=False))
+                self._sampler = HostSampler(self._rank.pid)
+                self._telemetry.journal("warning", "link", f"a new supervisor has adopted pid {self._rank.pid}")
+            else:
+                self._telemetry.advance(RankExited(time_s=time.time(), exit_code=None))
+
+    def _start(self) -> None:
+        environment = {
+            # spinning OpenMP threads cost up to 37x the CPU on a busy machine
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONUNBUFFERED": "1",
+            **os.environ,
+            **self._record.env,
+            "MEMDASH_SOCKET": str(socket_path(self.run_id)),
+            "MEMDASH_RUN_ID": self.run_id,
+            "MEMDASH_ATTEMPT": str(self.attempt),
+        }
+        record = self._record
+        self._rank = RankProcess.start(record.argv, environment, record.cwd, self._output.descriptor)
+        self._sampler = HostSampler(self._rank.pid)
+        self._telemetry.advance(RankStarted(time_s=time.time(), pid=self._rank.pid))
+        self._telemetry.journal("info", "state", f"training process started, pid {self._rank.pid}")
+        self._telemetry.flush_state()
+
+    def _terminate(self) -> None:
+        if self._rank:
+            self._rank.terminate()
+
+    def _asked_to_end(self, name: str) -> None:
+        """A signal to the supervisor stops the run with a full checkpoint; it never just leaves it."""
+        self._telemetry.journal("warning", "state", f"{name}: saving a full checkpoint and stopping")
+        stop = wire.Stop(command_id=new_command_id(), save="full")
+        self._control.submit(stop, lambda result: None, time.monotonic(), name)
+
+    # ---- the beat ----
+
+    def _beat(self, now_s: float) -> None:
+        if self._sampler and self._rank:
+            self._sampler.sample()
+            self._beats += 1
+            if self._beats % HOST_REPORT_BEATS == 0:
+                self._telemetry.host(wire.HostSample(time_s=time.time(), host=self._sampler.report()))
+        self._read_output()
+        self._watch_rank(now_s)
+        self._control.tick(now_s)
+        self._telemetry.tick(time.time())
+        for viewer in self._telemetry.fanout.recovered():
+            viewer.dropped = 0
+            self._backfill(viewer, self._series())
+
+    def _watch_rank(self, now_s: float) -> None:
+        """Notice its end, after its last words; make it end when it was asked to and did not."""
+        if self._rank is None:
+            return
+        if self._rank.ended():
+            self._ended_at_s = self._ended_at_s or now_s
+            # a forked child may hold the connection open for ever
+            if not self._server.ranks or now_s - self._ended_at_s > LAST_WORDS_S:
+                self._rank_ended(self._rank)
+        elif self._rank.kill_when_due():
+            self._telemetry.journal("error", "state", "it did not end when asked: killed")
+
+    def _rank_ended(self, rank: RankProcess) -> None:
+        self._read_output()
+        rank.clean_up()
+        kills = self._sampler.oom_kills() if self._sampler else 0
+        self._rank = None
+        self._telemetry.advance(RankExited(time_s=time.time(), exit_code=rank.exit_code, oom_kills=kills))
+        self._idle_since_s = time.monotonic()
+
+    def _read_output(self) -> None:
+        text, skipped = self._output.read_new()
+        if text or skipped:
+            self._telemetry.output(text, skipped)
+
+    def _done(self) -> bool:
+        if self._rank or not is_final(self._telemetry.state):
+            return False
+        if self._server.connections:
+            self._idle_since_s, self._had_viewer = time.monotonic(), True
+            return False
+        wait_s = LAST_VIEWER_S if self._had_viewer or self._found is None else FIRST_VIEWER_S
+        return time.monotonic() - self._idle_since_s > wait_s
+
+    # ---- server.Owner ----
+
+    def rank_joined(self, hello: wire.Hello) -> None:
+        """A rank has connected, for the first time or again."""
+        self._telemetry.advance(LinkChanged(linked=True, capabilities=hello.capabilities))
+
+    def rank_said(self, message: wire.Telemetry) -> None:
+        """An ack goes down the command's way back, the rest up."""
+        if isinstance(message, wire.Ack):
+            self._control.acked(message)
+        else:
+            self._telemetry.receive(message)
+
+    def rank_left(self, rank: int) -> None:
+        """Its commands will not be answered any more."""
+        self._telemetry.advance(LinkChanged(linked=False))
+        self._control.rank_lost(rank, "the training process hung up")
+
+    def viewer_joined(self, viewer: Viewer) -> None:
+        """Let it take part and send it what came before."""
+        self._telemetry.fanout.add(viewer)
+        self._backfill(viewer, self._events() + self._series())
+
+    def viewer_asked(self, viewer: Viewer, command: wire.Command) -> None:
+        """A command from a dashboard."""
+        self._control.submit(
+            command,
+            lambda result: viewer.send(wire.encode(result)),
+            time.monotonic(),
+            f"pid {viewer.peer_pid}",
+        )
+
+    def viewer_left(self, viewer: Viewer) -> None:
+        """It may come back."""
+        self._telemetry.fanout.remove(viewer)
+
+    def intruded(self, reason: str) -> None:
+        """Write down who was turned away."""
+        self._telemetry.journal("warning", "link", f"connection dropped: {reason}")
+
+    # ---- history ----
+
+    def _events(self) -> list[wire.Message]:
+        """What a dashboard that has just attached has to read, oldest first."""
+        telemetry = self._telemetry
+        events: list[wire.Message] = [telemetry.state, *read_journal(self._directory.journal, last=JOURNAL_TAIL)]
+        if telemetry.state.host:
+            events.append(wire.HostSample(time_s=telemetry.state.ended_s or time.time(), host=telemetry.state.host))
+        if tail := self._output.tail():
+            events.append(wire.OutputChunk(text=tail))
+        return events
+
+    def _series(self) -> list[wire.Message]:
+        """What it has to draw; sending it twice changes nothing."""
+        return [self._telemetry.state, *self._telemetry.history.messages(), wire.Backfilled()]
+
+    def _backfill(self, viewer: Viewer, messages: list[wire.Message]) -> None:
+        task = asyncio.get_running_loop().create_task(_send_slowly(viewer, messages))
+        self._backfills.add(task)
+        task.add_done_callback(self._backfills.discard)
+
+
+async def _send_slowly(viewer: Viewer, messages: list[wire.Message]) -> None:
+    """Never more at once than the dashboard takes."""
+    for message in messages:
+        while viewer.unsent_bytes > SLOW_BYTES // 2:
+            if viewer.transport.is_closing():
+                return
+            await asyncio.sleep(BEAT_S)
+        viewer.send(wire.encode(message))
+
+
+def _first_state(record: RunRecord, directory: RunDirectory) -> wire.RunState:
+    return wire.RunState(
+        run_id=record.run_id,
+        name=record.name,
+        created_s=record.created_s,
+        world_size=record.world_size,
+        run_dir=str(directory.path),
+    )
+
+
+def _lock(directory: RunDirectory) -> IO[bytes]:
+    """The right to be this run's supervisor; the kernel gives it back however we end."""
+    file = open(directory.lock, "a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise SupervisorAlreadyRunning(
+            f"run {directory.run_id} has a supervisor already", hint=f"memdash attach {directory.run_id}"
+        ) from None
+    return file
+
+
+def _tell(descriptor: int | None, text: str) -> None:
+    """Say to whoever started us how it went."""
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, text.encode())
+        os.close(descriptor)

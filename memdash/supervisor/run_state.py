@@ -1,0 +1,319 @@
+"""What a run's state becomes when something happens (pure; time comes with the message)."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from memdash import wire
+from memdash.batching import BatchSplit
+from memdash.errors import ExitCode, PlanError
+from memdash.wire import RunState, RunStatus
+
+SMOOTHING = 0.1  # weight of the newest step in the smoothed step time: about the last twenty steps
+
+
+@dataclass(frozen=True)
+class RankExited:
+    """A training process has ended and was waited for."""
+
+    time_s: float
+    exit_code: int | None
+    """Negative for a signal; None when another process was its parent."""
+    oom_kills: int = 0
+    """OOM kills that the kernel counted in our cgroups meanwhile."""
+
+
+@dataclass(frozen=True)
+class RankStarted:
+    """A training process has been started."""
+
+    time_s: float
+    pid: int
+
+
+@dataclass(frozen=True)
+class LinkChanged:
+    """A rank has connected, or its connection has ended."""
+
+    linked: bool
+    capabilities: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class CommandAccepted:
+    """A command was valid and is on its way to the ranks."""
+
+    command: wire.Command
+
+
+@dataclass(frozen=True)
+class CommandApplied:
+    """Every rank has done what a command says."""
+
+    command: wire.Command
+
+
+@dataclass(frozen=True)
+class CommandFailed:
+    """A command was refused by a rank or not answered in time."""
+
+    command: wire.Command
+
+
+def advance(state: RunState, event: object) -> RunState:
+    """The state after `event`: a wire message of a rank or one of the events above."""
+    step = _TRANSITIONS.get(type(event))
+    return step(state, event) if step else state
+
+
+def is_final(state: RunState) -> bool:
+    """Whether the run is over."""
+    return state.status in wire.FINAL_STATUSES
+
+
+def refusal(state: RunState, command: wire.Command) -> str:
+    """Why a command cannot be taken now, in words for a person; empty when it can."""
+    name = type(command).__name__
+    if is_final(state):
+        return f"the run is over: {state.status}"
+    if isinstance(command, wire.Stop):
+        return "already stopping" if state.status == "stopping" else ""
+    if not state.linked:
+        return (
+            "the training process is not connected yet" if state.step == 0 else "the training process does not answer"
+        )
+    if reason := state.capabilities.get(name, f"this script does not offer {name}"):
+        return reason
+    if isinstance(command, wire.Pause) and state.status in ("pausing", "paused"):
+        return f"already {state.status}"
+    if isinstance(command, wire.Resume) and state.status not in ("pausing", "paused"):
+        return "the run is not paused"
+    if isinstance(command, wire.SetBatchSplit):
+        try:
+            BatchSplit(state.global_batch, command.micro_batch, state.world_size)
+        except PlanError as error:
+            return str(error)
+    return ""
+
+
+def outcome_exit_code(state: RunState) -> ExitCode:
+    """What `memdash run --headless` exits with when the run has ended like this."""
+    if state.status == "killed" and state.oom_killed:
+        return ExitCode.HOST_OOM
+    return {
+        "finished": ExitCode.OK,
+        "stopped": ExitCode.STOPPED,
+        "failed": ExitCode.FAILED,
+        "oom": ExitCode.OUT_OF_MEMORY,
+        "killed": ExitCode.KILLED,
+        "lost": ExitCode.LOST,
+    }.get(state.status, ExitCode.ERROR)
+
+
+# ---- transitions -----------------------------------------------------------------------------------------------------
+
+
+def _set(state: RunState, **changes: Any) -> RunState:
+    return msgspec.structs.replace(state, **changes)
+
+
+def _rank_started(state: RunState, event: RankStarted) -> RunState:
+    return _set(
+        state,
+        status="starting",
+        phase="loading",
+        started_s=event.time_s,
+        pid=event.pid,
+        paused_s=0.0,
+        paused_since_s=None,
+        micro_batch=0,
+        grad_accum_steps=0,
+        last_words="",
+        status_reason="",
+    )
+
+
+def _link_changed(state: RunState, event: LinkChanged) -> RunState:
+    if event.capabilities is None:
+        return _set(state, linked=event.linked)
+    return _set(state, linked=event.linked, capabilities=event.capabilities)
+
+
+def _training_started(state: RunState, message: wire.TrainingStarted) -> RunState:
+    split = BatchSplit(message.global_batch, message.micro_batch, state.world_size)
+    return _set(
+        state,
+        status="running" if state.status == "starting" else state.status,
+        start_step=message.start_step,
+        step=max(state.step, message.start_step),
+        total_steps=message.total_steps,
+        steps_per_epoch=message.steps_per_epoch,
+        num_examples=message.num_examples,
+        global_batch=message.global_batch,
+        micro_batch=state.micro_batch or message.micro_batch,
+        grad_accum_steps=state.grad_accum_steps or split.grad_accum_steps,
+        num_parameters=message.num_parameters,
+        num_trainable_parameters=message.num_trainable_parameters,
+        model=message.model,
+        task=message.task,
+        device=message.device,
+        item_name=message.item_name,
+    )
+
+
+def _step_reported(state: RunState, report: wire.StepReport) -> RunState:
+    before_s = state.step_time_s
+    step_time_s = report.step_time_s if before_s is None else before_s + SMOOTHING * (report.step_time_s - before_s)
+    items = report.num_items or state.global_batch
+    return _set(
+        state,
+        step=report.step,
+        epoch=report.epoch,
+        examples_seen=report.examples_seen,
+        micro_batch=report.micro_batch,
+        grad_accum_steps=report.grad_accum_steps,
+        loss=report.loss,
+        first_loss=report.loss if state.first_loss is None else state.first_loss,
+        learning_rate=report.learning_rate,
+        step_time_s=step_time_s,
+        examples_per_s=state.global_batch / step_time_s if step_time_s > 0 else None,
+        items_per_s=items / step_time_s if step_time_s > 0 else None,
+        eta_s=max(0, state.total_steps - report.step) * step_time_s,
+        memory=report.memory if report.memory is not None else state.memory,
+        status="running" if state.status == "starting" else state.status,
+    )
+
+
+def _memory_sampled(state: RunState, sample: wire.MemorySample) -> RunState:
+    return _set(state, memory=sample.memory)
+
+
+def _phase_changed(state: RunState, message: wire.PhaseChanged) -> RunState:
+    status: RunStatus = state.status
+    since_s, paused_s = state.paused_since_s, state.paused_s
+    if message.phase == "paused":
+        if status in ("starting", "running", "pausing"):
+            status = "paused"
+        since_s = message.time_s if since_s is None else since_s
+    elif message.phase in ("training", "ending") and since_s is not None:
+        status = "running" if status == "paused" else status
+        paused_s, since_s = paused_s + message.time_s - since_s, None
+    return _set(state, phase=message.phase, status=status, paused_s=paused_s, paused_since_s=since_s)
+
+
+def _evaluated(state: RunState, report: wire.EvaluationReport) -> RunState:
+    return _set(state, metrics=report.metrics)
+
+
+def _oom_reported(state: RunState, report: wire.OomReport) -> RunState:
+    return _set(
+        state,
+        num_ooms=state.num_ooms + 1,
+        memory=report.memory if report.memory is not None else state.memory,
+    )
+
+
+def _checkpoint_saved(state: RunState, message: wire.CheckpointSaved) -> RunState:
+    return _set(state, num_checkpoints=state.num_checkpoints + 1, last_checkpoint=message.path)
+
+
+def _command_accepted(state: RunState, event: CommandAccepted) -> RunState:
+    if isinstance(event.command, wire.Pause):
+        return _set(state, status="pausing")
+    if isinstance(event.command, wire.Resume) and state.status == "pausing":
+        return _set(state, status="running")
+    if isinstance(event.command, wire.Stop):
+        return _set(state, status="stopping")
+    return state
+
+
+def _command_applied(state: RunState, event: CommandApplied) -> RunState:
+    if not isinstance(event.command, wire.SetBatchSplit):
+        return state
+    split = BatchSplit(state.global_batch, event.command.micro_batch, state.world_size)
+    return _set(state, micro_batch=split.micro_batch, grad_accum_steps=split.grad_accum_steps)
+
+
+def _host_sampled(state: RunState, sample: wire.HostSample) -> RunState:
+    return _set(state, host=sample.host)
+
+
+def _command_failed(state: RunState, event: CommandFailed) -> RunState:
+    """What a failed Pause or Stop had announced is taken back."""
+    if state.status in ("pausing", "stopping") and isinstance(event.command, wire.Pause | wire.Stop):
+        return _set(state, status="paused" if state.phase == "paused" else "running")
+    return state
+
+
+def _goodbye(state: RunState, message: wire.Goodbye) -> RunState:
+    return _set(state, phase="ending", status_reason=message.reason, last_words=message.outcome)
+
+
+def _rank_exited(state: RunState, event: RankExited) -> RunState:
+    status, reason = _verdict(state, event)
+    return _set(
+        state,
+        status=status,
+        status_reason=reason,
+        ended_s=event.time_s,
+        exit_code=event.exit_code,
+        oom_killed=_oom_killed(event),
+        linked=False,
+        eta_s=None,
+        phase="ended",
+    )
+
+
+def _verdict(state: RunState, event: RankExited) -> tuple[RunStatus, str]:
+    """How the run ended, from what the rank said, how it exited and what the kernel counted."""
+    code, said = event.exit_code, state.last_words
+    if said == "finished" or (code == 0 and not said):
+        return "finished", state.status_reason
+    if said == "stopped" or code == ExitCode.STOPPED:
+        return "stopped", state.status_reason or "stopped on request"
+    if said == "oom" or code == ExitCode.OUT_OF_MEMORY:
+        return "oom", state.status_reason or "out of device memory"
+    if code is None and said != "failed":
+        return "lost", "it ended while no supervisor was its parent, without a word"
+    if _oom_killed(event):
+        return "killed", "the kernel's OOM killer ended the training process: host memory ran out"
+    if code is not None and code < 0:
+        if state.status == "stopping":
+            return "stopped", f"ended by {signal_name(-code)} after a stop request"
+        return "killed", f"killed by {signal_name(-code)}"
+    return "failed", state.status_reason or f"exit code {code}"
+
+
+def _oom_killed(event: RankExited) -> bool:
+    return event.exit_code == -signal.SIGKILL and event.oom_kills > 0
+
+
+def signal_name(number: int) -> str:
+    """9 -> `SIGKILL`."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+_TRANSITIONS: dict[type, Any] = {
+    RankStarted: _rank_started,
+    RankExited: _rank_exited,
+    LinkChanged: _link_changed,
+    CommandAccepted: _command_accepted,
+    CommandApplied: _command_applied,
+    CommandFailed: _command_failed,
+    wire.HostSample: _host_sampled,
+    wire.TrainingStarted: _training_started,
+    wire.StepReport: _step_reported,
+    wire.MemorySample: _memory_sampled,
+    wire.PhaseChanged: _phase_changed,
+    wire.EvaluationReport: _evaluated,
+    wire.OomReport: _oom_reported,
+    wire.CheckpointSaved: _checkpoint_saved,
+    wire.Goodbye: _goodbye,
+}

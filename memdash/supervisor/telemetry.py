@@ -1,0 +1,174 @@
+"""UP: what ranks and the host report becomes state, record, history and a broadcast, in that order."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from memdash import wire
+from memdash.store.recorder import Recorder
+from memdash.supervisor.fanout import Fanout
+from memdash.supervisor.history import History
+from memdash.supervisor.run_state import advance
+from memdash.units import format_bytes, format_duration
+
+STATE_INTERVAL_S = 0.25  # most broadcasts of the whole state a second: 4
+STATE_SAVE_S = 5.0  # how old state.json may be while nothing important happens
+
+
+class Telemetry:
+    """The one place where a run's state changes."""
+
+    def __init__(self, state: wire.RunState, recorder: Recorder, history: History, journal_seq: int = 0) -> None:
+        self.state = state
+        self.fanout = Fanout()
+        self.history = history
+        self._recorder = recorder
+        self._journal_seq = journal_seq
+        self._next_seq: dict[int, int] = {}
+        self._changed = False
+        self._sent_s = self._saved_s = 0.0
+        self._store_error = ""
+
+    def receive(self, message: wire.Telemetry) -> None:
+        """One message of a rank."""
+        if handler := self._HANDLERS.get(type(message)):
+            handler(self, message)
+
+    def advance(self, event: object) -> None:
+        """Change the state; a new status is journaled, saved and shown at once."""
+        before, self.state = self.state, advance(self.state, event)
+        self._changed |= self.state is not before
+        if self.state.status != before.status:
+            self.journal(_status_level(self.state.status), "state", _status_text(self.state))
+            self.flush_state()
+
+    def journal(self, level: wire.Level, kind: str, text: str) -> None:
+        """Write and show one journal entry."""
+        self._journal_seq += 1
+        entry = wire.JournalEntry(
+            seq=self._journal_seq,
+            time_s=time.time(),
+            attempt=self.state.attempt,
+            step=self.state.step,
+            level=level,
+            kind=kind,
+            text=text,
+        )
+        self._recorder.journal(entry)
+        self.fanout.send(entry)
+
+    def host(self, sample: wire.HostSample) -> None:
+        """A reading of CPU RAM."""
+        self.advance(sample)
+        self._recorder.host(sample, self.state.attempt)
+        self.history.host(sample.time_s, msgspec.structs.asdict(sample.host))
+        self.fanout.send(sample, sample=True)
+
+    def output(self, text: str, skipped_bytes: int) -> None:
+        """What the training process printed."""
+        self.fanout.send(wire.OutputChunk(text=text, skipped_bytes=skipped_bytes), sample=True)
+
+    def tick(self, now_s: float) -> None:
+        """Show and save a changed state, but not too often; say when the disk does not take the record."""
+        if self._changed and now_s - self._sent_s >= STATE_INTERVAL_S:
+            self._changed, self._sent_s = False, now_s
+            self.fanout.send(self.state, sample=True)
+        if now_s - self._saved_s >= STATE_SAVE_S:
+            self._saved_s = now_s
+            self._recorder.state(self.state)
+        if self._recorder.error != self._store_error:
+            self._store_error = self._recorder.error
+            if self._store_error:
+                self.journal("error", "store", f"the run's record cannot be written: {self._store_error}")
+            else:
+                self.journal("good", "store", f"the record is written again; {self._recorder.lost} records were lost")
+
+    def flush_state(self) -> None:
+        """Show and save the state now."""
+        self._changed, self._sent_s, self._saved_s = False, time.time(), time.time()
+        self._recorder.state(self.state)
+        self.fanout.send(self.state)
+
+    # ---- one short function per message kind ----
+
+    def _training_started(self, message: wire.TrainingStarted) -> None:
+        first = self.state.total_steps == 0
+        self.advance(message)
+        if first:
+            text = f"training {message.model or message.task or 'started'}: {message.total_steps} steps"
+            self.journal("info", "state", f"{text} of {message.global_batch} examples on {message.device or 'cpu'}")
+
+    def _sample(self, message: wire.StepReport | wire.MemorySample) -> None:
+        self._count_gap(message.rank, message.seq)
+        self.advance(message)
+        self._recorder.rank(message, self.state.attempt)
+        row = msgspec.structs.asdict(message)
+        if message.memory is not None:
+            row |= msgspec.structs.asdict(message.memory)
+        self.history.rank(message.rank, message.time_s, row)
+        self.fanout.send(message, sample=True)
+
+    def _phase_changed(self, message: wire.PhaseChanged) -> None:
+        self.advance(message)
+
+    def _evaluated(self, message: wire.EvaluationReport) -> None:
+        self.advance(message)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in message.metrics.items())
+        self.journal("info", "evaluation", f"{message.num_examples} validation examples: {figures}")
+        self.fanout.send(message)
+
+    def _oom(self, message: wire.OomReport) -> None:
+        self.advance(message)
+        asked = f", asked for {format_bytes(message.requested_bytes)}" if message.requested_bytes else ""
+        if message.next_micro_batch is None:
+            self.journal(
+                "error", "oom", f"out of memory in {message.where} at micro-batch {message.micro_batch}{asked}"
+            )
+        else:
+            change = f"micro-batch {message.micro_batch} -> {message.next_micro_batch}"
+            self.journal("warning", "oom", f"out of memory in {message.where}{asked}; trying again: {change}")
+        self.fanout.send(message)
+
+    def _checkpoint_saved(self, message: wire.CheckpointSaved) -> None:
+        self.advance(message)
+        size, took = format_bytes(message.size_bytes), format_duration(message.duration_s)
+        self.journal("good", "checkpoint", f"{message.kind} checkpoint of {size} in {took}: {message.path}")
+        self.fanout.send(message)
+
+    def _notice(self, message: wire.Notice) -> None:
+        self.journal(message.level, "notice", message.text)
+
+    def _goodbye(self, message: wire.Goodbye) -> None:
+        self.advance(message)
+
+    def _count_gap(self, rank: int, seq: int) -> None:
+        expected = self._next_seq.get(rank, seq)
+        if seq > expected:
+            dropped = self.state.dropped_samples + seq - expected
+            self.state = msgspec.structs.replace(self.state, dropped_samples=dropped)
+        self._next_seq[rank] = seq + 1
+
+    _HANDLERS: dict[type, Any] = {
+        wire.TrainingStarted: _training_started,
+        wire.StepReport: _sample,
+        wire.MemorySample: _sample,
+        wire.PhaseChanged: _phase_changed,
+        wire.EvaluationReport: _evaluated,
+        wire.OomReport: _oom,
+        wire.CheckpointSaved: _checkpoint_saved,
+        wire.Notice: _notice,
+        wire.Goodbye: _goodbye,
+    }
+
+
+def _status_level(status: wire.RunStatus) -> wire.Level:
+    if status == "finished":
+        return "good"
+    return "error" if status in ("failed", "oom", "killed", "lost") else "info"
+
+
+def _status_text(state: wire.RunState) -> str:
+    return f"{state.status}: {state.status_reason}" if state.status_reason else state.status
