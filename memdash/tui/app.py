@@ -1,0 +1,228 @@
+"""The dashboard: a guest of the supervisor. Reads what it is sent, draws it, passes keys on. One process, one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from textual import work
+from textual.app import App
+from textual.theme import Theme
+
+from memdash import wire
+from memdash.client import Client
+from memdash.errors import MemdashError
+from memdash.tui import messages, palette, plotting
+from memdash.tui.actions import Pending, pending_text
+from memdash.tui.board import Board
+from memdash.tui.danger import Danger
+from memdash.tui.link import ClientLike, Link
+from memdash.tui.pace import NORMAL_S, next_period
+from memdash.tui.screens.main import MainScreen
+from memdash.tui.terminal import check_terminal, on_hangup
+
+if TYPE_CHECKING:
+    from textual.binding import BindingType
+
+THEME = Theme(
+    name="memdash",
+    primary=palette.INFO,
+    warning=palette.WARNING,
+    error=palette.DANGER,
+    success=palette.GOOD,
+    foreground=palette.TEXT,
+    background=palette.BACKGROUND,
+    surface=palette.BACKGROUND,
+    panel=palette.PANEL,
+    dark=True,
+)
+
+
+@dataclass(frozen=True)
+class DashboardExit:
+    """Why the dashboard was left."""
+
+    reason: Literal["detached", "ended", "lost"]
+    """The run goes on; the run was over; the supervisor could not be reached any more."""
+    state: wire.RunState | None
+    """The last that was known."""
+
+
+class Dashboard(App[DashboardExit]):
+    """One run on one terminal."""
+
+    CSS_PATH = "dashboard.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [("ctrl+q", "detach", "detach"), ("ctrl+c", "detach", "detach")]
+
+    def __init__(self, connect: Callable[[], Awaitable[ClientLike]], *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.register_theme(THEME)
+        self.theme = THEME.name
+        self.clock = clock
+        self.board = Board()
+        self.link = Link(connect, self.post_message, self._run_is_over)
+        self.lost_text = ""
+        self.error: MemdashError | None = None
+        """Why there never was a connection."""
+        self._status = ""
+        self._period_s = NORMAL_S
+        self._due_s = 0.0
+
+    def get_default_screen(self) -> MainScreen:
+        """The screen that everything happens on."""
+        return MainScreen()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours that Textual's themes have no name for."""
+        return {"rule": palette.RULE, "dim": palette.DIM, "faint": palette.FAINT}
+
+    def on_mount(self) -> None:
+        """Show the frame first; connect and import plotext after it."""
+        if not self.is_headless:
+            on_hangup(self.leave)
+        self.run_worker(self.link.run(), name="link", exit_on_error=True)
+        self.call_after_refresh(self._load_plotting)
+        self._schedule()
+
+    async def on_unmount(self) -> None:
+        """Leave the supervisor in peace."""
+        await self.link.close()
+
+    # ---- up ----
+
+    def on_connected(self, message: messages.Connected) -> None:
+        """All history follows."""
+        self.lost_text = ""
+        if message.again:
+            self.notify("connected to the supervisor again")
+
+    def on_telemetry_arrived(self) -> None:
+        """Take in all that waits; the next tick draws it."""
+        self._take_inbox()
+
+    def on_connection_lost(self, message: messages.ConnectionLost) -> None:
+        """Say so, and that it is not over."""
+        self._take_inbox()
+        for pending in self.board.pending.values():
+            self.notify(f"no answer to: {pending.text}", severity="warning", markup=False)
+        self.board.start_over()
+        retry = f"trying again in {message.retry_in_s:.1f} s (try {message.attempt})"
+        self.lost_text = f"supervisor lost, reconnecting: {retry} · training goes on without it · {message.reason}"
+        self.draw()
+
+    def on_connection_refused(self, message: messages.ConnectionRefused) -> None:
+        """Nothing to show: leave with the reason."""
+        self.error = message.error
+        self.leave()
+
+    def on_command_answered(self, message: messages.CommandAnswered) -> None:
+        """Every answer is a toast; the journal has it from the supervisor."""
+        result = message.result
+        where = f" (step {result.applied_at_step:,})" if result.ok and result.applied_at_step is not None else ""
+        title = result.command if result.ok else f"{result.command} was not done"
+        self.notify(
+            f"{result.text}{where}", title=title, severity="information" if result.ok else "error", markup=False
+        )
+        self.draw()
+
+    def on_status_changed(self) -> None:
+        """Shown at once, not at the next tick."""
+        self.draw()
+
+    def on_danger_entered(self, message: messages.DangerEntered) -> None:
+        """A toast that stays long enough to act on."""
+        critical = message.level == Danger.CRITICAL
+        title = f"{message.where} memory almost full" if critical else f"{message.where} memory low"
+        severity: Literal["error", "warning"] = "error" if critical else "warning"
+        self.notify(message.text, title=title, severity=severity, timeout=12, markup=False)
+
+    def on_run_ended(self) -> None:
+        """The banner stays until q."""
+        self.lost_text = ""
+        self.draw()
+
+    # ---- down ----
+
+    def send(self, command: wire.Command) -> None:
+        """Pass a command on, and show that it is pending."""
+        try:
+            self.link.send(command)
+        except MemdashError as error:
+            self.notify(str(error), title=error.hint, severity="error", markup=False)
+            return
+        text = pending_text(command, self.board.state)
+        self.board.pending[command.command_id] = Pending(command, text)
+        self.post_message(messages.CommandSent(command))
+        self.draw()
+
+    def leave(self) -> None:
+        """Detach."""
+        if self._run_is_over():
+            reason: Literal["detached", "ended", "lost"] = "ended"
+        else:
+            reason = "detached" if self.link.connected else "lost"
+        self.exit(DashboardExit(reason, self.board.state))
+
+    def action_detach(self) -> None:
+        """As `q`, on every screen."""
+        self.leave()
+
+    # ---- drawing ----
+
+    def draw(self) -> None:
+        """Draw the main screen, if that is what is seen or lies beneath a dialog."""
+        for screen in self.screen_stack:
+            if isinstance(screen, MainScreen) and screen.is_mounted:
+                screen.draw()
+
+    def _schedule(self) -> None:
+        self._due_s = time.monotonic() + self._period_s
+        self.set_timer(self._period_s, self._tick)
+
+    def _tick(self) -> None:
+        """A timer of our own making each time, because a late one must slow us down rather than pile up."""
+        self._period_s = next_period(self._period_s, time.monotonic() - self._due_s)
+        self.draw()
+        self._schedule()
+
+    @work(thread=False)
+    async def _load_plotting(self) -> None:
+        await asyncio.to_thread(plotting.load)
+        self.draw()
+
+    def _take_inbox(self) -> None:
+        inbox = self.link.inbox
+        while inbox:
+            message = inbox.popleft()
+            self.board.take(message)
+            if isinstance(message, wire.CommandResult):
+                self.post_message(messages.CommandAnswered(message))
+        self._notice_changes()
+
+    def _notice_changes(self) -> None:
+        for where, level, text in self.board.alarms():
+            self.post_message(messages.DangerEntered(where, level, text))
+        state = self.board.state
+        if state is not None and state.status != self._status:
+            self._status = state.status
+            self.post_message(messages.StatusChanged(state.status))
+            if self.board.is_over():
+                self.post_message(messages.RunEnded(state))
+
+    def _run_is_over(self) -> bool:
+        self._take_inbox()
+        return self.board.is_over()
+
+
+def run_dashboard(run_id: str, connect: Callable[[], Awaitable[Client]] | None = None) -> DashboardExit:
+    """Show a run until someone leaves. Raises UsageError on a terminal that cannot, LinkError when nobody answers."""
+    check_terminal()
+    app = Dashboard(connect or (lambda: Client.connect(run_id)))
+    left = app.run()
+    if app.error is not None:
+        raise app.error
+    return left or DashboardExit("detached", app.board.state)

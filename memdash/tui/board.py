@@ -1,0 +1,103 @@
+"""What a dashboard knows about its run; every widget draws from this alone (pure)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from memdash import wire
+from memdash.tui.actions import Pending
+from memdash.tui.danger import Danger, danger, headroom_fraction, warning
+from memdash.tui.output_text import OutputText
+from memdash.tui.series import SeriesStore
+
+MAX_JOURNAL = 1000
+
+
+class Board:
+    """The newest of everything; `take` is the only way in for what the supervisor says."""
+
+    def __init__(self) -> None:
+        self.state: wire.RunState | None = None
+        self.host: wire.HostMemory | None = None
+        self.devices: dict[int, wire.DeviceMemory] = {}
+        self.series = SeriesStore()
+        self.journal: deque[wire.JournalEntry] = deque(maxlen=MAX_JOURNAL)
+        self.journal_version = 0
+        self.output = OutputText()
+        self.peaks: dict[int, int] = {}
+        """Highest peak recorded for each micro-batch since we came."""
+        self.last_checkpoint: wire.CheckpointSaved | None = None
+        self.pending: dict[str, Pending] = {}
+        self.dangers = {"host": Danger.NONE, "device": Danger.NONE}
+
+    def start_over(self) -> None:
+        """Forget all but the state: a supervisor sends the whole history to whoever connects."""
+        fresh = Board()
+        self.series, self.journal, self.output = fresh.series, fresh.journal, fresh.output
+        self.journal_version += 1
+        self.pending.clear()
+
+    def take(self, message: wire.FromSupervisor) -> None:
+        """Take in one message."""
+        self.series.take(message)
+        match message:
+            case wire.RunState():
+                self._take_state(message)
+            case wire.HostSample(host=host):
+                self.host = host
+            case wire.StepReport() | wire.MemorySample():
+                self._take_device(message)
+            case wire.CheckpointSaved():
+                self.last_checkpoint = message
+            case wire.JournalEntry():
+                self.journal.append(message)
+                self.journal_version += 1
+            case wire.OutputChunk():
+                self.output.feed(message.text, message.skipped_bytes)
+            case wire.CommandResult(command_id=command_id):
+                self.pending.pop(command_id, None)
+
+    def device(self) -> wire.DeviceMemory | None:
+        """The memory of the tightest rank."""
+        newest = self.devices.get(self.series.tightest_rank())
+        return newest or (self.state.memory if self.state else None)
+
+    def headroom(self, where: str) -> tuple[int | None, int | None]:
+        """Headroom and capacity in bytes, of `host` or `device`."""
+        if where == "host":
+            return wire.host_headroom_bytes(self.host), self.host.capacity_bytes if self.host else None
+        memory = self.device()
+        return wire.device_headroom_bytes(memory), memory.capacity_bytes if memory else None
+
+    def is_over(self) -> bool:
+        """Whether the run has a final status."""
+        return self.state is not None and self.state.status in wire.FINAL_STATUSES
+
+    def now_s(self, clock_s: float) -> float:
+        """The time up to which the run is shown: it stops when the run ends."""
+        ended_s = self.state.ended_s if self.state and self.is_over() else None
+        return clock_s if ended_s is None else ended_s
+
+    def alarms(self) -> list[tuple[str, Danger, str]]:
+        """The danger levels that were entered from below since the last call."""
+        entered = []
+        for where, before in self.dangers.items():
+            headroom_bytes, capacity_bytes = self.headroom(where)
+            level = danger(before, headroom_fraction(headroom_bytes, capacity_bytes))
+            self.dangers[where] = Danger.NONE if self.is_over() else level
+            if self.dangers[where] > before and headroom_bytes is not None and capacity_bytes:
+                entered.append((where, level, warning(where, headroom_bytes, capacity_bytes, self.state)))
+        return entered
+
+    def _take_state(self, state: wire.RunState) -> None:
+        if self.state is not None and state.attempt != self.state.attempt:
+            self.devices.clear()
+        self.state = state
+
+    def _take_device(self, report: wire.StepReport | wire.MemorySample) -> None:
+        if report.memory is None:
+            return
+        self.devices[report.rank] = report.memory
+        peak = report.memory.peak_allocated_bytes
+        if isinstance(report, wire.StepReport) and peak is not None:
+            self.peaks[report.micro_batch] = max(peak, self.peaks.get(report.micro_batch, 0))

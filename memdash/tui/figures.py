@@ -1,0 +1,131 @@
+"""The figures of a run in words, with the colour each deserves (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memdash import wire
+from memdash.batching import BatchSplit
+from memdash.errors import PlanError
+from memdash.tui.board import Board
+from memdash.tui.danger import Danger, headroom_fraction
+from memdash.tui.palette import DANGER, DIM, GOOD, TEXT, WARNING
+from memdash.units import format_bytes, format_count, format_duration, format_percent
+
+DANGER_COLOURS = {Danger.NONE: TEXT, Danger.LOW: WARNING, Danger.CRITICAL: DANGER}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One label and its value."""
+
+    label: str
+    value: str
+    colour: str = TEXT
+    note: str = ""
+    """Said after the value where there is room."""
+
+
+def figures(board: Board) -> list[Figure]:
+    """All of them, the most important first."""
+    state = board.state
+    if state is None:
+        return []
+    return [
+        _headroom(board, "device"),
+        _headroom(board, "host"),
+        Figure("split", split_text(state)),
+        _loss(state),
+        _rate(state),
+        Figure("lr", f"{state.learning_rate:.2e}" if state.learning_rate is not None else "n/a"),
+        _checkpoint(board),
+        _troubles(state),
+    ]
+
+
+def split_text(state: wire.RunState) -> str:
+    """`8 x 2 = 16`; `n/a` until the script has said."""
+    try:
+        return str(BatchSplit(state.global_batch, state.micro_batch, state.world_size))
+    except PlanError:
+        return "n/a"
+
+
+def simulated(memory: wire.DeviceMemory | None) -> bool:
+    """Whether a device's figures are made up by arithmetic rather than read from hardware."""
+    return memory is not None and memory.kind == "simulated"
+
+
+def elapsed_s(board: Board, clock_s: float) -> float:
+    """Seconds since the run was created, up to its end."""
+    return max(0.0, board.now_s(clock_s) - board.state.created_s) if board.state else 0.0
+
+
+def progress(state: wire.RunState) -> float:
+    """Steps done as a part of all steps."""
+    return min(1.0, state.step / state.total_steps) if state.total_steps else 0.0
+
+
+def epoch_text(state: wire.RunState) -> str:
+    """`epoch 1.4`: how many times the examples have been seen."""
+    return f"epoch {state.step / state.steps_per_epoch:.2f}" if state.steps_per_epoch else f"epoch {state.epoch}"
+
+
+def ending(state: wire.RunState) -> str:
+    """What became of the run, in one line."""
+    outcome = {
+        "finished": "finished",
+        "stopped": "stopped",
+        "failed": "failed",
+        "oom": "out of device memory",
+        "killed": "killed",
+        "lost": "lost: nobody saw how it ended",
+    }.get(state.status, state.status)
+    parts = [f"{outcome} at step {state.step:,} of {state.total_steps:,}"]
+    if state.ended_s is not None:
+        parts.append(format_duration(state.ended_s - state.created_s))
+    if state.loss is not None and state.first_loss is not None:
+        parts.append(f"loss {state.first_loss:.3f} -> {state.loss:.3f}")
+    if state.exit_code:
+        parts.append(f"signal {-state.exit_code}" if state.exit_code < 0 else f"exit code {state.exit_code}")
+    return " · ".join(parts)
+
+
+def _headroom(board: Board, where: str) -> Figure:
+    headroom_bytes, capacity_bytes = board.headroom(where)
+    label = f"{where} headroom"
+    if where == "device" and simulated(board.device()):
+        label = "simulated headroom"
+    if headroom_bytes is None:
+        return Figure(label, "n/a", DIM)
+    percent = format_percent(headroom_fraction(headroom_bytes, capacity_bytes))
+    return Figure(label, f"{format_bytes(headroom_bytes)} {percent}", DANGER_COLOURS[board.dangers[where]])
+
+
+def _loss(state: wire.RunState) -> Figure:
+    if state.loss is None:
+        return Figure("loss", "n/a", DIM)
+    first = f"from {state.first_loss:.3f}" if state.first_loss is not None else ""
+    return Figure("loss", f"{state.loss:.4f}", note=first)
+
+
+def _rate(state: wire.RunState) -> Figure:
+    rate, name = (state.items_per_s, state.item_name) if state.items_per_s else (state.examples_per_s, "examples")
+    step_time = f"{format_duration(state.step_time_s)} a step" if state.step_time_s else ""
+    return Figure(f"{name}/s", format_count(rate), note=step_time)
+
+
+def _checkpoint(board: Board) -> Figure:
+    state, saved = board.state, board.last_checkpoint
+    assert state is not None
+    if saved is not None:
+        return Figure("checkpoint", f"{saved.kind} @ {saved.step:,}", note=format_bytes(saved.size_bytes))
+    if state.last_checkpoint:
+        return Figure("checkpoint", state.last_checkpoint.rstrip("/").rpartition("/")[2])
+    return Figure("checkpoint", "none yet", DIM)
+
+
+def _troubles(state: wire.RunState) -> Figure:
+    dropped = f"{state.dropped_samples:,} samples dropped" if state.dropped_samples else ""
+    colour = WARNING if state.num_ooms or state.dropped_samples else GOOD
+    return Figure("OOMs", f"{state.num_ooms:,}", colour, note=dropped or "no samples dropped")

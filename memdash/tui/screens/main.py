@@ -1,0 +1,168 @@
+"""The one screen that a run is watched on; asks for actions, and draws what the board knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+
+from memdash import wire
+from memdash.batching import BatchSplit
+from memdash.client import new_command_id
+from memdash.errors import PlanError
+from memdash.tui.actions import ACTIONS, Action, ActionName, refusal, simple_command
+from memdash.tui.figures import simulated
+from memdash.tui.screens.help import HelpScreen
+from memdash.tui.screens.split import SplitScreen
+from memdash.tui.screens.stop import Save, StopScreen
+from memdash.tui.widgets.banner import Banner
+from memdash.tui.widgets.figures_view import FiguresView
+from memdash.tui.widgets.header import Header
+from memdash.tui.widgets.journal import JournalPane
+from memdash.tui.widgets.key_bar import KeyBar
+from memdash.tui.widgets.output import OutputPane
+from memdash.tui.widgets.plots_view import SPANS, PlotsView
+from memdash.tui.widgets.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from memdash.tui.app import Dashboard
+
+VIEWS = ("all", "memory", "training", "journal", "output")
+_BY_NAME = {action.name: action for action in ACTIONS}
+
+
+class MainScreen(Screen[None]):
+    """Header, progress, figures, plots, journal and output, keys."""
+
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-medium")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-short"), (34, "-tall")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(action.key, f"ask('{action.name}')", action.label, show=False) for action in ACTIONS),
+        *(Binding(str(index), f"view({index})", name, show=False) for index, name in enumerate(VIEWS)),
+        Binding("q,ctrl+q,ctrl+c", "leave", "detach", show=False, priority=True),
+        Binding("question_mark", "help", "help", show=False),
+        Binding("w", "span", "time shown", show=False),
+        Binding("z", "zoom", "zoom memory", show=False),
+        Binding("escape", "view(0)", "everything", show=False),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.view = 0
+        """Index into VIEWS."""
+
+    @property
+    def dashboard(self) -> Dashboard:
+        """The app this screen is always part of."""
+        return cast("Dashboard", self.app)
+
+    def compose(self) -> ComposeResult:
+        """Top to bottom."""
+        yield Header(id="header")
+        yield Banner(id="banner", classes="hidden")
+        yield ProgressLine(id="progress")
+        yield FiguresView(id="figures")
+        yield PlotsView()
+        with Container(id="texts"):
+            yield JournalPane()
+            yield OutputPane()
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        """Everything at first."""
+        self.action_view(0)
+
+    def on_resize(self) -> None:
+        """Draw for the new size as soon as it is laid out."""
+        self.call_after_refresh(self.draw)
+
+    def draw(self) -> None:
+        """Bring every visible widget up to date; what has not changed costs next to nothing."""
+        app, board = self.dashboard, self.dashboard.board
+        clock_s, connected = app.clock(), app.link.connected
+        self.query_one(Header).draw(board, clock_s, connected=connected)
+        self.query_one(Banner).draw(board, app.lost_text)
+        self.query_one(ProgressLine).draw(board)
+        self.query_one(FiguresView).draw(board)
+        plots = self.query_one(PlotsView)
+        plots.draw(board, clock_s)
+        for pane in (self.query_one(JournalPane), self.query_one(OutputPane)):
+            if pane.size.height:
+                pane.draw(board)
+        self.query_one(KeyBar).draw(board, connected=connected, view=VIEWS[self.view], span=SPANS[plots.span][0])
+
+    def action_ask(self, name: ActionName) -> None:
+        """One of the keys that ask the run for something; a refusal says why."""
+        action, app = _BY_NAME[name], self.dashboard
+        if reason := refusal(action, app.board.state, linked=app.link.connected, pending=app.board.pending):
+            app.notify(reason, title=f"{action.key}: {action.label}", severity="warning", markup=False)
+        elif name == "split":
+            self._ask_split()
+        elif name == "stop":
+            self._ask_stop()
+        else:
+            app.send(simple_command(action, app.board.state, new_command_id()))
+
+    def action_view(self, index: int) -> None:
+        """Show one part, or everything; the key of what is shown goes back to everything."""
+        self.view = 0 if index == self.view else index
+        for at, name in enumerate(VIEWS):
+            self.set_class(at == self.view, f"-view-{name}")
+        self.call_after_refresh(self.draw)
+
+    def action_span(self) -> None:
+        """The next span of time."""
+        plots = self.query_one(PlotsView)
+        plots.span = (plots.span + 1) % len(SPANS)
+        self.draw()
+
+    def action_zoom(self) -> None:
+        """Memory from zero to capacity, or what is shown."""
+        plots = self.query_one(PlotsView)
+        plots.zoomed = not plots.zoomed
+        self.draw()
+
+    def action_help(self) -> None:
+        """The help screen."""
+        self.app.push_screen(HelpScreen())
+
+    def action_leave(self) -> None:
+        """Leave; the run goes on."""
+        self.dashboard.leave()
+
+    def _ask_split(self) -> None:
+        board = self.dashboard.board
+        assert board.state is not None
+        try:
+            split = BatchSplit(board.state.global_batch, board.state.micro_batch, board.state.world_size)
+        except PlanError:
+            self.app.notify("the script has not said how it cuts its batch", severity="warning")
+            return
+
+        def answered(micro_batch: int | None) -> None:
+            if micro_batch is not None:
+                self._still(_BY_NAME["split"], wire.SetBatchSplit(command_id=new_command_id(), micro_batch=micro_batch))
+
+        self.app.push_screen(SplitScreen(split, board.peaks, simulated=simulated(board.device())), answered)
+
+    def _ask_stop(self) -> None:
+        state = self.dashboard.board.state
+        assert state is not None
+
+        def answered(save: Save | None) -> None:
+            if save is not None:
+                self._still(_BY_NAME["stop"], wire.Stop(command_id=new_command_id(), save=save))
+
+        self.app.push_screen(StopScreen(state), answered)
+
+    def _still(self, action: Action, command: wire.Command) -> None:
+        """Send, unless the run has moved on while the dialog was open."""
+        app = self.dashboard
+        if reason := refusal(action, app.board.state, linked=app.link.connected, pending=app.board.pending):
+            app.notify(reason, title=f"{action.key}: {action.label}", severity="warning", markup=False)
+        else:
+            app.send(command)

@@ -1,0 +1,137 @@
+"""The four plots: which series each shows, its title and legend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.containers import Container
+
+from memdash.tui.board import Board
+from memdash.tui.danger import Danger
+from memdash.tui.figures import DANGER_COLOURS, simulated
+from memdash.tui.palette import (
+    ALLOCATED,
+    CAPACITY,
+    LOSS,
+    LOSS_RAW,
+    PEAK,
+    PROCESS_TREE,
+    RESERVED,
+    THROUGHPUT,
+    WORKING_SET,
+)
+from memdash.tui.plots import Line, Plot, canvas_columns, fits, loss_plot, memory_plot, rate_plot
+from memdash.tui.series import Window, window
+from memdash.tui.widgets.plot_view import PlotView, title_words
+from memdash.units import format_bytes
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+SPANS: tuple[tuple[str, float | None], ...] = (("all", None), ("30m", 1800.0), ("5m", 300.0), ("1m", 60.0))
+LONG_LEGEND_FROM_WIDTH = 56
+
+
+class PlotsView(Container):
+    """Host and device memory, loss and throughput."""
+
+    def __init__(self) -> None:
+        super().__init__(id="plots")
+        self.span = 0
+        """Index into SPANS."""
+        self.zoomed = False
+
+    def compose(self) -> ComposeResult:
+        """Memory first, because it decides."""
+        for name in ("device", "host", "loss", "rate"):
+            yield PlotView(name)
+
+    def draw(self, board: Board, clock_s: float) -> None:
+        """Draw the plots that are visible and have changed."""
+        draw = {"device": self._device, "host": self._host, "loss": self._loss, "rate": self._rate}
+        for name, one in draw.items():
+            view = self.query_one(f"#plot-{name}", PlotView)
+            if view.size.width and view.size.height and view.display:
+                one(view, board, clock_s)
+
+    def _window(self, view: PlotView, board: Board, clock_s: float) -> Window:
+        now_s = board.now_s(clock_s)
+        origin_s = board.state.created_s if board.state and board.state.created_s else now_s
+        return window(origin_s, now_s, SPANS[self.span][1], canvas_columns(view.plot_size[0]))
+
+    def _host(self, view: PlotView, board: Board, clock_s: float) -> None:
+        capacity = board.host.capacity_bytes if board.host else None
+        lines = (
+            Line(board.series["host.working_set"], WORKING_SET, filled=True),
+            Line(board.series["host.process"], PROCESS_TREE),
+        )
+        legend = (("working set", WORKING_SET), ("processes", PROCESS_TREE))
+        self._memory(view, board, clock_s, "host", lines, capacity, legend)
+
+    def _device(self, view: PlotView, board: Board, clock_s: float) -> None:
+        memory = board.device()
+        if memory is not None and memory.kind == "unavailable":
+            reason = memory.reason or f"{memory.device} has no allocator to read"
+            view.show(title_words("device memory", "", ()), None, reason)
+            return
+        rank = f"device.{board.series.tightest_rank()}"
+        lines = (
+            Line(board.series[f"{rank}.allocated"], ALLOCATED, filled=True),
+            Line(board.series[f"{rank}.reserved"], RESERVED),
+            Line(board.series[f"{rank}.peak"], PEAK),
+        )
+        legend = (("allocated", ALLOCATED), ("reserved", RESERVED), ("peak", PEAK))
+        self._memory(view, board, clock_s, "device", lines, memory.capacity_bytes if memory else None, legend)
+
+    def _memory(
+        self,
+        view: PlotView,
+        board: Board,
+        clock_s: float,
+        where: str,
+        lines: tuple[Line, ...],
+        capacity: int | None,
+        legend: tuple[tuple[str, str], ...],
+    ) -> None:
+        plot, unit, limit = None, "", capacity
+        if fits(*view.plot_size) and any(line.track.last is not None for line in lines):
+            window = self._window(view, board, clock_s)
+            plot, axis = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed)
+            unit = axis.unit
+            limit = None if plot.limit is not None else capacity
+        level = board.dangers[where]
+        name = _name(where, board, level, view.size.width)
+        if view.size.width >= LONG_LEGEND_FROM_WIDTH and capacity:
+            legend = (*legend, (f"capacity {format_bytes(capacity)}", CAPACITY))
+        note = "capacity off scale ↑" if limit and self.zoomed else ""
+        view.show(title_words(name, unit, legend, DANGER_COLOURS[level], note), plot, _WAITING)
+
+    def _loss(self, view: PlotView, board: Board, clock_s: float) -> None:
+        track = board.series["loss"]
+        plot = None
+        if fits(*view.plot_size) and track.last is not None:
+            plot = loss_plot(view.plot_size, self._window(view, board, clock_s), track, LOSS_RAW, LOSS)
+        view.show(title_words("loss", "", (("smoothed", LOSS), ("each step", LOSS_RAW))), plot, _WAITING)
+
+    def _rate(self, view: PlotView, board: Board, clock_s: float) -> None:
+        track = board.series["items_per_s"]
+        name = board.state.item_name if board.state else "examples"
+        plot: Plot | None = None
+        if fits(*view.plot_size) and track.last is not None:
+            plot = rate_plot(view.plot_size, self._window(view, board, clock_s), track, THROUGHPUT)
+        view.show(title_words("throughput", "", ((f"{name}/s", THROUGHPUT),)), plot, _WAITING)
+
+
+_WAITING = "waiting for the first samples"
+
+
+def _name(where: str, board: Board, level: Danger, width: int) -> str:
+    name = f"{where} memory"
+    if where == "device":
+        if board.state and board.state.world_size > 1:
+            name += f" (rank {board.series.tightest_rank()}, the fullest)"
+        if simulated(board.device()):
+            name += " SIMULATED"
+    if level and width >= LONG_LEGEND_FROM_WIDTH:
+        name += " · headroom low" if level == Danger.LOW else " · ALMOST FULL"
+    return name
