@@ -7,6 +7,7 @@ input raises ConfigError with the file, the line, the key and the value, before 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class ModelSection(Section, frozen=True, kw_only=True):
     """Which model; a task of your own may ignore this table."""
 
     pretrained: str = ""
-    """A local directory or a hub name for `from_pretrained`; empty = random weights from `architecture`."""
+    """A local directory, `package:name/directory` or hub name for `from_pretrained`; empty = random weights."""
     architecture: str = "bert"
     """A `transformers` model type, used when `pretrained` is empty."""
     config: dict[str, Any] = {}
@@ -63,7 +64,7 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
-    """A .csv, .tsv, .jsonl or .txt file (relative to the config), or the built-in `python-docs`."""
+    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or the built-in `python-docs`."""
     format: Literal["", "csv", "tsv", "jsonl", "text"] = ""
     """Empty = from the file's ending."""
     text_column: str = "text"
@@ -413,12 +414,22 @@ def _check_own_task(name: str, base: Path | None, fail: Any) -> None:
 def _check_data(data: DataSection, base: Path | None, fail: Any) -> None:
     if data.source in BUILT_IN_SOURCES:
         return
-    if base is not None and not (base / Path(data.source).expanduser()).is_file():
+    if base is not None and not resolve_path(data.source, base).is_file():
         near = difflib.get_close_matches(data.source, BUILT_IN_SOURCES, n=1, cutoff=0.6)
         hint = f"did you mean the built-in `{near[0]}`?" if near else f"relative paths start from {base.resolve()}"
         fail("data.source", data.source, "no such file", hint)
     if not data.format and data_format(data) == "":
         fail("data.source", data.source, "the ending says no known format", f"set data.format to one of {TEXT_FORMATS}")
+
+
+def resolve_path(text: str, base: Path) -> Path:
+    """A path of the config: relative to `base`, `~`, or `package:name/file` inside an installed package."""
+    if not text.startswith("package:"):
+        return base / Path(text).expanduser()
+    name, _, inside = text.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(name) if name.isidentifier() else None  # looks, but imports nothing
+    folders = found.submodule_search_locations if found else None
+    return Path(folders[0], inside) if folders else base / text
 
 
 def data_format(data: DataSection) -> str:

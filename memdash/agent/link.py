@@ -88,8 +88,9 @@ class Link:
         return self._refused
 
     def start(self) -> None:
-        """Start connecting; returns at once."""
-        self._thread.start()
+        """Start connecting; returns at once. Later calls do nothing."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def put(self, message: wire.Message, *, sample: bool = False) -> None:
         """Send when possible. Never blocks, never raises: what cannot be sent now is kept or, for samples, dropped."""

@@ -222,6 +222,7 @@ class Session:
             wire.Goodbye(rank=self.rank, time_s=time.time(), step=self.step, outcome=outcome, reason=reason[:2000])
         )
         if self._link:
+            self._link.start()  # a script that fails before `start` still has last words
             self._link.close()
 
     def send(self, message: wire.Message, *, sample: bool = False) -> None:

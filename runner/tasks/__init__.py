@@ -1,0 +1,1 @@
+"""What can be trained: one workload per file, all behind the Task protocol."""

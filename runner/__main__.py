@@ -1,0 +1,64 @@
+"""`python -P -m runner --run-dir DIR --base-dir DIR [--resume PATH|latest]`: one training process of one run.
+
+Started by the supervisor, which gives MEMDASH_SOCKET, MEMDASH_RUN_ID and MEMDASH_ATTEMPT in the environment; without
+them it trains all the same. Its exit code is the outcome of the run: see memdash.errors.ExitCode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from memdash.agent.session import Session
+from memdash.errors import ExitCode, MemdashError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; the exit code. Says goodbye to the supervisor whatever happens."""
+    parser = argparse.ArgumentParser(prog="python -m runner", description="Train one run.")
+    parser.add_argument("--run-dir", type=Path, required=True, help="holds config.json; checkpoints are saved in it")
+    parser.add_argument("--base-dir", type=Path, required=True, help="what relative paths in the config start from")
+    parser.add_argument("--resume", default="", metavar="PATH", help="a checkpoint directory, or `latest`")
+    options = parser.parse_args(arguments)
+    session = Session()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: session.request_stop(save="full"))
+    try:
+        return _train(options.run_dir, options.base_dir, options.resume, session)
+    except MemdashError as error:
+        return _explain(error, session)
+    except Exception as error:
+        traceback.print_exc()
+        session.finish("failed", f"{type(error).__name__}: {error}")
+        return ExitCode.FAILED
+
+
+def _train(run_dir: Path, base_dir: Path, resume: str, session: Session) -> int:
+    # Importing torch and transformers takes seconds: by now a signal already means "stop at the next boundary".
+    from runner.launch import prepare
+    from runner.spec import read_spec
+
+    outcome = prepare(read_spec(run_dir, base_dir, resume), session).run()
+    session.finish(outcome, "stopped on request" if outcome == "stopped" else "")
+    return ExitCode.STOPPED if outcome == "stopped" else ExitCode.OK
+
+
+def _explain(error: MemdashError, session: Session) -> int:
+    """One line for a mistake that is not a bug."""
+    from runner.oom import OutOfMemoryStop
+
+    text = f"{error}" + (f" ({error.hint})" if error.hint else "")
+    sys.stderr.write(f"memdash: {text}\n")
+    if isinstance(error, OutOfMemoryStop):
+        session.finish("oom", text)
+        return ExitCode.OUT_OF_MEMORY
+    session.finish("failed", text)
+    return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

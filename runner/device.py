@@ -1,0 +1,158 @@
+"""Where a run trains: CUDA, the plain CPU, or the CPU with a device's memory limit (simulated.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from memdash.agent.memory import cuda_memory, no_device
+from memdash.config import DeviceSection
+from memdash.errors import UsageError
+from memdash.units import format_bytes, parse_bytes
+from memdash.wire import DeviceMemory
+
+Batch = dict[str, Tensor]
+
+
+class Device(Protocol):
+    """What the training loop needs of a device. Tensors made in `host()` are never device memory."""
+
+    name: str
+    """As shown: `cuda:0`, `cpu`, `simulated`."""
+    capacity_bytes: int | None
+
+    def start(self) -> str:
+        """Make the device ready; a note for the journal, or nothing."""
+
+    def place(self, model: nn.Module) -> None:
+        """Move the model from host memory to the device."""
+
+    def put(self, batch: Batch) -> Batch:
+        """A copy of one micro-batch on the device."""
+
+    def host(self) -> contextlib.AbstractContextManager[None]:
+        """A scope whose new CPU tensors are host memory: data, checkpoints, generator states."""
+
+    def read_memory(self) -> DeviceMemory:
+        """Figures now; also restarts the peaks."""
+
+    def empty_cache(self) -> int:
+        """Give back what is reserved but unused; the bytes given back."""
+
+
+def open_device(section: DeviceSection) -> Device:
+    """The device that the config asks for. Raises UsageError when it is not there."""
+    if section.kind == "simulated":
+        from runner.simulated import SimulatedDevice
+
+        return SimulatedDevice(parse_bytes(section.capacity))
+    if torch.cuda.is_available() and section.kind in ("auto", "cuda"):
+        return CudaDevice(parse_bytes(section.capacity) if section.capacity else None)
+    if section.kind == "cuda":
+        raise UsageError('device.kind = "cuda": torch finds no CUDA device here', hint='use "cpu" or "simulated"')
+    return CpuDevice()
+
+
+class CpuDevice:
+    """No device: the model lives in host memory, which the supervisor watches."""
+
+    name = "cpu"
+    capacity_bytes = None
+
+    def __init__(self) -> None:
+        reason = "no CUDA device here: only host memory is shown"
+        self._read = no_device(f'{reason}; set device.kind = "simulated" to rehearse one')
+
+    def start(self) -> str:
+        """Nothing to prepare."""
+        return ""
+
+    def place(self, model: nn.Module) -> None:
+        """It is there already."""
+
+    def put(self, batch: Batch) -> Batch:
+        """It is there already."""
+        return batch
+
+    def host(self) -> contextlib.AbstractContextManager[None]:
+        """All memory is host memory."""
+        return contextlib.nullcontext()
+
+    def read_memory(self) -> DeviceMemory:
+        """Says why there are no figures."""
+        return self._read()
+
+    def empty_cache(self) -> int:
+        """Return the C library's free memory to the system."""
+        before = resident_bytes()
+        trim_host_memory()
+        return max(0, before - resident_bytes())
+
+
+class CudaDevice:
+    """The first visible CUDA (or ROCm) device, perhaps with a cap on this process."""
+
+    def __init__(self, cap_bytes: int | None = None, index: int = 0) -> None:
+        self.name = f"cuda:{index}"
+        self._index = index
+        self._cap_bytes = cap_bytes
+        self._read: Callable[[], DeviceMemory] | None = None
+        total = torch.cuda.get_device_properties(index).total_memory
+        self.capacity_bytes: int | None = min(total, cap_bytes or total)
+        if cap_bytes is not None and cap_bytes > total:
+            raise UsageError(f"device.capacity is {format_bytes(cap_bytes)}, but {self.name} has {format_bytes(total)}")
+
+    def start(self) -> str:
+        """Make the context, set the cap, begin to read."""
+        torch.cuda.set_device(self._index)
+        if self._cap_bytes is not None:
+            total = torch.cuda.get_device_properties(self._index).total_memory
+            torch.cuda.set_per_process_memory_fraction(self._cap_bytes / total, self._index)
+        torch.cuda.init()
+        self._read = cuda_memory(self._index)
+        return ""
+
+    def place(self, model: nn.Module) -> None:
+        """Copy parameters and buffers over."""
+        model.to(self.name)
+
+    def put(self, batch: Batch) -> Batch:
+        """Copy one micro-batch over."""
+        return {name: tensor.to(self.name, non_blocking=True) for name, tensor in batch.items()}
+
+    def host(self) -> contextlib.AbstractContextManager[None]:
+        """CPU tensors are host memory anyway."""
+        return contextlib.nullcontext()
+
+    def read_memory(self) -> DeviceMemory:
+        """Torch's own figures."""
+        assert self._read is not None, "start() comes first"
+        return self._read()
+
+    def empty_cache(self) -> int:
+        """Waits for running kernels first, whose memory is not free before they end."""
+        torch.cuda.synchronize(self._index)
+        before = torch.cuda.memory_reserved(self._index)
+        torch.cuda.empty_cache()
+        return before - torch.cuda.memory_reserved(self._index)
+
+
+def trim_host_memory() -> None:
+    """Ask glibc to return free memory to the system; other C libraries have no such call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def resident_bytes() -> int:
+    """This process's resident set; 0 where there is no /proc."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * 4096
+    except OSError:
+        return 0

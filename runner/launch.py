@@ -1,0 +1,161 @@
+"""Puts a run together: data, model, device, optimizer, and the checkpoint that it resumes from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from memdash.agent.session import Session
+from memdash.batching import BatchSplit
+from memdash.errors import UsageError
+from memdash.units import format_bytes, format_count
+from runner.checkpoint import Checkpoint, CheckpointStore, choose
+from runner.device import Device, open_device
+from runner.evaluation import Evaluation
+from runner.loop import Loop, say
+from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
+from runner.optimizer import Plan, make_optimizer
+from runner.randomness import seed_everything
+from runner.spec import Spec
+from runner.step import GroupStep
+from runner.tasks.opening import open_task
+from runner.tasks.protocol import Task
+from runner.training_state import Progress, TrainingState, read_training
+
+
+def prepare(spec: Spec, session: Session) -> Loop:
+    """Everything ready for the first step, and the supervisor told. Raises UsageError, OutOfMemoryStop."""
+    config = spec.config
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    device = open_device(config.device)
+    resumed = _find_checkpoint(spec, session)
+    store = CheckpointStore(spec.checkpoints_dir, config.checkpoint.keep_last)
+    seed_everything(config.run.seed)
+    task = open_task(spec, resumed.path if resumed else None)
+    if not task.train_lengths:
+        raise UsageError(f"task.name = {config.task.name!r}: there are no examples to train on")
+    seed_everything(config.run.seed)  # whatever the task drew while it read its data, weights follow the seed
+    model = task.build_model()
+    model.train()
+    state = _on_device(model, device, spec, session)
+    facts = {"fingerprint": _fingerprint(task, spec), "configured_micro_batch": config.micro_batch}
+    split = BatchSplit(config.train.global_batch, config.micro_batch)
+    if resumed:
+        split = _restore(state, resumed, facts, split, session)
+    plan = Plan(len(task.train_lengths), config.train.global_batch, config.train)
+    step = GroupStep(state, task, split, session)
+    evaluation = Evaluation(state, task, session)
+    loop = Loop(config, session, plan, state, step, evaluation, store, facts)
+    _announce(spec, session, plan, state, task, split)
+    return loop
+
+
+def _find_checkpoint(spec: Spec, session: Session) -> Checkpoint | None:
+    if not spec.resume:
+        return None
+    checkpoint, notes = choose(spec.checkpoints_dir, spec.resume)
+    for note in notes:
+        session.notice(note, level="warning")
+        say(note)
+    return checkpoint
+
+
+def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -> TrainingState:
+    """Model and optimizer state on the device. Raises OutOfMemoryStop when these alone do not fit."""
+    note = device.start()
+    session.read_memory = device.read_memory
+    if note:
+        session.notice(note, level="warning")
+        say(note)
+
+    def place() -> AdamW:
+        device.place(model)
+        return make_optimizer(model, spec.config.train)
+
+    optimizer = attempt(place)
+    if isinstance(optimizer, OutOfMemory):
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        need = f"weights of {format_bytes(weights)} with gradients and optimizer state of {format_bytes(3 * trained)}"
+        room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
+        raise OutOfMemoryStop(f"the model does not fit the device{room}: {need}", state_is_whole=False)
+    return TrainingState(model, optimizer, Progress(), device)
+
+
+def _fingerprint(task: Task, spec: Spec) -> dict[str, Any]:
+    """What must be the same for a position in the data to mean the same."""
+    lengths = ",".join(map(str, task.train_lengths)).encode()
+    return {
+        "task": task.name,
+        "seed": spec.config.run.seed,
+        "num_examples": len(task.train_lengths),
+        "lengths_sha256": hashlib.sha256(lengths).hexdigest(),
+        "global_batch": spec.config.train.global_batch,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+EXACT_ONLY = ("global_batch", "torch", "threads")  # a change of these is no obstacle, but the bits will differ
+
+
+def _restore(
+    state: TrainingState, checkpoint: Checkpoint, facts: dict[str, Any], split: BatchSplit, session: Session
+) -> BatchSplit:
+    """Load a checkpoint; the split to go on with. Raises UsageError when it belongs to other data or another model."""
+    saved = read_training(checkpoint.path)
+    changed = [key for key, value in facts["fingerprint"].items() if saved["fingerprint"].get(key) != value]
+    obstacles = [key for key in changed if key not in EXACT_ONLY]
+    if obstacles:
+        raise UsageError(
+            f"{checkpoint.path}: cannot go on from it, because {' and '.join(obstacles)} differ from this config's",
+            hint="its position in the data would mean other examples; start a new run instead",
+        )
+    if checkpoint.kind == "full":
+        state.load_all(checkpoint.path)
+        text = f"resumed from {checkpoint.path.name} at step {state.progress.step}"
+        text += f"; not bitwise, because {' and '.join(changed)} changed" if changed else ""
+    else:
+        state.load_weights(checkpoint.path)
+        text = f"warm start from {checkpoint.path.name} at step {state.progress.step}: it holds weights only, so "
+        text += "optimizer moments start from zero and dropout draws anew"
+    session.step = state.progress.step
+    session.notice(text)
+    say(text)
+    # The split that the run had, unless the config was changed since: then that is what someone wants.
+    if facts["configured_micro_batch"] == saved["configured_micro_batch"] and saved["micro_batch"] <= split.group:
+        return split.with_micro_batch(saved["micro_batch"])
+    return split
+
+
+def _announce(spec: Spec, session: Session, plan: Plan, state: TrainingState, task: Task, split: BatchSplit) -> None:
+    """Tell the supervisor, and whoever reads the output, what is going to happen."""
+    config, device = spec.config, state.device
+    parameters = sum(p.numel() for p in state.model.parameters())
+    trainable = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
+    name = Path(config.model.pretrained).name or type(state.model).__name__
+    room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
+    say(
+        f"{task.name}: {name}, {format_count(parameters)} parameters, on {device.name}{room}; "
+        f"{plan.num_examples} examples, {plan.total_steps} steps of {split}"
+    )
+    session.start(
+        total_steps=plan.total_steps,
+        global_batch=plan.global_batch,
+        micro_batch=split.micro_batch,
+        start_step=state.progress.step,
+        steps_per_epoch=plan.steps_per_epoch,
+        num_examples=plan.num_examples,
+        num_parameters=parameters,
+        num_trainable_parameters=trainable,
+        model=name,
+        task=task.name,
+        device=device.name,
+        item_name=task.item_name,
+    )

@@ -1,0 +1,51 @@
+"""What to train, resolved: the config of a run, where its files are, and what it resumes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from memdash.config import RunConfig, parse_config, resolve_path
+from memdash.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One launch of a run."""
+
+    config: RunConfig
+    run_dir: Path
+    base_dir: Path
+    """The directory of the user's config file: relative paths and a task of one's own start there."""
+    resume: str = ""
+    """A checkpoint directory, `latest`, or nothing."""
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Where this run saves."""
+        return self.run_dir / "checkpoints"
+
+    def path(self, text: str) -> Path:
+        """A path of the config."""
+        return resolve_path(text, self.base_dir)
+
+    def pretrained(self, text: str) -> str:
+        """A local directory as a path, anything else as a hub name."""
+        path = self.path(text)
+        if path.is_dir():
+            return str(path.resolve())
+        if text.startswith(("package:", "/", ".", "~")):
+            raise UsageError(f"{text}: there is no such directory")
+        return text
+
+
+def read_spec(run_dir: Path, base_dir: Path, resume: str) -> Spec:
+    """The spec of a launch, validated again. Raises UsageError, ConfigError."""
+    path = run_dir / "config.json"
+    try:
+        table = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    return Spec(parse_config(table, base=base_dir), run_dir.absolute(), base_dir.absolute(), resume)

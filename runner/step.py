@@ -1,0 +1,163 @@
+"""One optimizer step that survives running out of memory: forward and backward of a group, then the commit.
+
+The group is redone as a whole, on the same examples, with the same random numbers, so that a recovered step at an
+unchanged split is bitwise the step that would have been.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from memdash.agent.session import Session
+from memdash.batching import BatchSplit, slices
+from memdash.units import format_bytes
+from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch
+from runner.optimizer import Versions, commit
+from runner.tasks.protocol import Batch, Task
+from runner.training_state import TrainingState
+
+MAX_RECOVERIES = 100  # a run that needs more makes no progress worth having; a person should look at it
+MAX_SAME_SIZE = 3  # per size: fragmentation that keeps coming back is not cured by emptying the cache
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one committed step came to."""
+
+    loss: float
+    """Mean per item over the whole group."""
+    grad_norm: float
+    num_items: int
+    longest: int
+
+
+class GroupStep:
+    """Trains groups; `split` says how they are cut and shrinks for good when one does not fit."""
+
+    def __init__(self, state: TrainingState, task: Task, split: BatchSplit, session: Session) -> None:
+        self.split = split
+        self.num_recoveries = 0
+        self._state = state
+        self._task = task
+        self._session = session
+        self._snapshot = Snapshot(state.model, state.device)
+        self._same_size: Counter[int] = Counter()
+        self._at = (0, 0)  # the slice in flight, to name the example that does not fit
+
+    def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
+        """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
+        self._snapshot.take()
+        longest = max(self._task.train_lengths[index] for index in indices)
+        tried_commit = False
+        while True:
+            loss, num_items = self._accumulate(indices, epoch)
+            versions = Versions(self._state.optimizer)
+            norm = attempt(partial(commit, self._state.optimizer, learning_rate, max_grad_norm))
+            if not isinstance(norm, OutOfMemory):
+                self._state.optimizer.zero_grad(set_to_none=True)
+                return StepResult(loss, norm, num_items, longest)
+            self._after_failed_commit(norm, torn=versions.advanced(), tried_before=tried_commit)
+            tried_commit = True
+
+    # ---- scope 1: can be done again ----
+
+    def _accumulate(self, indices: Sequence[int], epoch: int) -> tuple[float, int]:
+        """Gradients of the group's mean loss, whatever split it takes; the loss and its number of items."""
+        while True:
+            batches = self._collate(indices, epoch)
+            num_items = sum(self._task.count_items(batch) for batch in batches)
+            loss = attempt(partial(self._forward_backward, batches, max(1, num_items)))
+            if not isinstance(loss, OutOfMemory):
+                return loss, num_items
+            # From here on the failed frames are gone, and the memory that they held can be freed.
+            self._shrink(loss, indices)
+
+    def _collate(self, indices: Sequence[int], epoch: int) -> list[Batch]:
+        with self._state.device.host():
+            cuts = slices(len(indices), self.split.micro_batch)
+            return [self._task.collate("train", indices[start:stop], epoch) for start, stop in cuts]
+
+    def _forward_backward(self, batches: list[Batch], num_items: int) -> float:
+        """Every slice's sum over the *group's* items: the same gradient however the group is cut.
+
+        A mean of each slice's mean would weigh the tokens of a short slice more than those of a long one.
+        """
+        total: Tensor | None = None
+        start = 0
+        for batch in batches:
+            size = len(next(iter(batch.values())))
+            self._at = (start, start + size)
+            loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+            start += size
+        assert total is not None
+        return float(total)
+
+    def _shrink(self, failure: OutOfMemory, indices: Sequence[int]) -> None:
+        """Rewind, then choose the split to try next; reported either way. Raises OutOfMemoryStop."""
+        micro_batch = self.split.micro_batch
+        tried_again = self._same_size[micro_batch] >= MAX_SAME_SIZE
+        chosen = next_micro_batch(failure, self.split.group, micro_batch, tried_again=tried_again)
+        if failure.poisoned or self.num_recoveries >= MAX_RECOVERIES:
+            chosen = None
+        self._report(failure, "forward/backward", chosen)
+        self._rewind()
+        if chosen is None:
+            raise OutOfMemoryStop(self._why_no_further(failure, indices), state_is_whole=True)
+        if chosen == micro_batch:
+            self._same_size[micro_batch] += 1
+        self.num_recoveries += 1
+        self.split = self.split.with_micro_batch(chosen)
+
+    def _why_no_further(self, failure: OutOfMemory, indices: Sequence[int]) -> str:
+        if failure.poisoned:
+            return f"the CPU library cannot go on in this process after it ran out of memory: {failure.message}"
+        if self.num_recoveries >= MAX_RECOVERIES:
+            return f"{MAX_RECOVERIES} out-of-memory errors in one run; the last: {failure.message}"
+        index = indices[min(self._at[0], len(indices) - 1)]
+        length = self._task.train_lengths[index]
+        asked = f"; it asked for {format_bytes(failure.requested_bytes)}" if failure.requested_bytes else ""
+        capacity = self._state.device.capacity_bytes
+        room = f" of a device of {format_bytes(capacity)}" if capacity else ""
+        return f"example {index} alone, of length {length}, does not fit at micro_batch 1{asked}{room}"
+
+    # ---- scope 2: the commit ----
+
+    def _after_failed_commit(self, failure: OutOfMemory, *, torn: bool, tried_before: bool) -> None:
+        """Redo the group once when nothing was written; a torn update is never repeated. Raises OutOfMemoryStop."""
+        again = not torn and not tried_before and not failure.poisoned
+        self._report(failure, "optimizer step", self.split.micro_batch if again else None)
+        self._rewind()
+        if torn:
+            why = "out of memory in the middle of an optimizer step: some parameters are updated and others are not"
+            hint = "resume from the last full checkpoint"
+            raise OutOfMemoryStop(f"{why} ({failure.message})", state_is_whole=False, hint=hint)
+        if not again:
+            raise OutOfMemoryStop(f"no memory for the optimizer step: {failure.message}", state_is_whole=True)
+        self.num_recoveries += 1
+
+    # ---- both ----
+
+    def _rewind(self) -> None:
+        """As it was before the group: no gradients, the same generators and buffers; then give memory back."""
+        self._state.optimizer.zero_grad(set_to_none=True)
+        self._snapshot.restore()
+        gc.collect()
+        self._state.device.empty_cache()
+
+    def _report(self, failure: OutOfMemory, where: str, chosen: int | None) -> None:
+        self._session.report_oom(
+            where=where,
+            micro_batch=self.split.micro_batch,
+            next_micro_batch=chosen,
+            message=failure.message,
+            requested_bytes=failure.requested_bytes,
+            memory=self._session.read_memory(),
+        )

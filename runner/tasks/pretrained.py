@@ -1,0 +1,112 @@
+"""Models and tokenizers of `transformers`: loaded, or made at the start; each failure is one clear line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+# Before transformers is imported: a machine without network must say so in seconds, not hang.
+os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
+
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+
+from memdash.errors import UsageError
+from runner.spec import Spec
+
+SPECIAL_TOKENS = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+transformers.utils.logging.disable_progress_bar()
+
+
+def load_tokenizer(spec: Spec, saved: Path | None, texts: Iterable[str]) -> Any:
+    """From the config, else the checkpoint, else the pretrained model, else trained on the texts."""
+    config = spec.config
+    if config.data.tokenizer:
+        return _load(AutoTokenizer, "data.tokenizer", spec.pretrained(config.data.tokenizer))
+    if saved is not None and (saved / "tokenizer.json").is_file():
+        return _load(AutoTokenizer, "the checkpoint's tokenizer", str(saved))
+    if config.model.pretrained:
+        return _load(AutoTokenizer, "model.pretrained", spec.pretrained(config.model.pretrained))
+    return train_tokenizer(texts, config.data.vocab_size)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """A lower-case WordPiece tokenizer, as BERT's."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = list(SPECIAL_TOKENS.values())
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def model_config(spec: Spec, tokenizer: Any, **extra: Any) -> Any:
+    """The config of the model that is trained, checked against the tokenizer and `data.max_length`."""
+    section = spec.config.model
+    extra = {**extra, **section.config}
+    if section.pretrained:
+        config = _load(AutoConfig, "model.pretrained", spec.pretrained(section.pretrained), **extra)
+    else:
+        ids = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
+        config = _new_config(section.architecture, {**ids, **extra})
+    if config.vocab_size < len(tokenizer):
+        raise UsageError(f"model.config.vocab_size = {config.vocab_size}: the tokenizer has {len(tokenizer)} tokens")
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and spec.config.data.max_length > positions:
+        raise UsageError(f"data.max_length = {spec.config.data.max_length}: the model has only {positions} positions")
+    return config
+
+
+def build(auto_class: Any, spec: Spec, config: Any) -> Any:
+    """The model with its head: pretrained weights, or random ones."""
+    if spec.config.model.pretrained:
+        name = spec.pretrained(spec.config.model.pretrained)
+        # Never a pickle: only safetensors are read.
+        return _load(auto_class, "model.pretrained", name, config=config, use_safetensors=True, dtype="float32")
+    try:
+        return auto_class.from_config(config)
+    except ValueError as error:
+        raise UsageError(f"model.architecture = {config.model_type!r}: {_first_line(error)}") from None
+
+
+def _new_config(architecture: str, fields: dict[str, Any]) -> Any:
+    known = transformers.models.auto.CONFIG_MAPPING
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, list(known), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "a transformers model type, such as bert or gpt2"
+        raise UsageError(f"model.architecture = {architecture!r}: transformers knows no such model", hint=hint)
+    try:
+        return AutoConfig.for_model(architecture, **fields)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"model.config: {_first_line(error)}") from None
+
+
+def _load(auto_class: Any, key: str, name: str, **options: Any) -> Any:
+    """`from_pretrained`: from the disk when it is there, from the hub when it can be reached, else one clear line."""
+    if Path(name).is_dir():
+        options["local_files_only"] = True
+    try:
+        return auto_class.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        hint = "" if Path(name).is_dir() else "name a local directory, or go online once to fill the hub's cache"
+        raise UsageError(f"{key} = {name!r}: cannot be loaded: {_first_line(error)}", hint=hint) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,53 @@
+"""What a task is: the seam between what is learned and how it is trained.
+
+A task of your own is a plain class with these members (no import needed) and a function that makes it,
+`function(options, config)`, named in the config as `task.name = "module:function"`. See examples/own_task.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+Part = Literal["train", "validation"]
+Batch = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """One workload. Examples are named by their index; an epoch's order and slicing are the runner's matter."""
+
+    name: str
+    item_name: str
+    """What the loss is averaged over, such as `tokens` or `examples`."""
+    train_lengths: Sequence[int]
+    """The length of every training example (tokens, timesteps); all 1 where that means nothing."""
+    validation_lengths: Sequence[int]
+    """The same for the examples held out; empty = no evaluation."""
+
+    def build_model(self) -> nn.Module:
+        """The model on the CPU. The global generators are seeded before, so initial weights follow the run's seed."""
+
+    def collate(self, part: Part, indices: Sequence[int], epoch: int) -> Batch:
+        """One micro-batch of named tensors on the CPU.
+
+        A function of its arguments and the run's seed: an epoch cut otherwise, or resumed, must give the same examples.
+        """
+
+    def count_items(self, batch: Batch) -> int:
+        """What the loss of this batch is summed over: labels that are not ignored, or examples."""
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Forward; the *sum* of the loss over the batch's items. The runner divides by the items of the whole group."""
+
+    def metric_sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+        """For evaluation: sums over the batch's items, such as loss and correct answers. Never called in training."""
+
+    def save_files(self, model: nn.Module, folder: Path) -> None:
+        """Add what a checkpoint needs besides the weights, such as a tokenizer. May do nothing."""
+
+
+REQUIRED = ("name", "item_name", "train_lengths", "validation_lengths", "build_model", "collate", "count_items")
+REQUIRED += ("loss_sum", "metric_sums", "save_files")

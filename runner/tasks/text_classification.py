@@ -1,0 +1,90 @@
+"""Text classification: one label a row, of a CSV, TSV or JSONL file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForSequenceClassification
+
+from memdash.errors import UsageError
+from runner.spec import Spec
+from runner.tasks.pretrained import build, load_tokenizer, model_config
+from runner.tasks.protocol import Batch, Part
+from runner.tasks.sources import hold_out, read_rows
+
+
+class TextClassification:
+    """Rows are cut at `data.max_length` tokens; the classes are the labels that occur, in alphabetical order."""
+
+    name = "text-classification"
+    item_name = "examples"
+
+    def __init__(self, spec: Spec, saved_tokenizer: Path | None = None) -> None:
+        self._spec = spec
+        data = spec.config.data
+        rows = read_rows(spec, labels=True)
+        if data.max_examples:
+            del rows[data.max_examples :]
+        classes = sorted({row.label for row in rows})
+        if len(classes) < 2:
+            raise UsageError(f"data.source = {data.source!r}: all rows have the one label {classes[0]!r}")
+        self._tokenizer = load_tokenizer(spec, saved_tokenizer, (row.text for row in rows))
+        if self._tokenizer.pad_token_id is None:
+            raise UsageError("the tokenizer has no padding token, which batches of unequal texts need")
+        names = dict(enumerate(classes))
+        numbers = {name: number for number, name in names.items()}
+        self._config = model_config(spec, self._tokenizer, id2label=names, label2id=numbers)
+        self._config.pad_token_id = self._tokenizer.pad_token_id
+        cut = self._tokenizer([row.text for row in rows], truncation=True, max_length=data.max_length)
+        examples = [(ids, numbers[row.label]) for ids, row in zip(cut["input_ids"], rows, strict=True)]
+        train, validation = hold_out(len(examples), data.validation_fraction, spec.config.run.seed)
+        self._examples = {"train": [examples[i] for i in train], "validation": [examples[i] for i in validation]}
+        self.train_lengths: Sequence[int] = [len(ids) for ids, _ in self._examples["train"]]
+        self.validation_lengths: Sequence[int] = [len(ids) for ids, _ in self._examples["validation"]]
+
+    def build_model(self) -> nn.Module:
+        """The architecture with a classification head."""
+        model: nn.Module = build(AutoModelForSequenceClassification, self._spec, self._config)
+        return model
+
+    def collate(self, part: Part, indices: Sequence[int], epoch: int) -> Batch:
+        """Padded to the longest of this micro-batch."""
+        chosen = [self._examples[part][index] for index in indices]
+        shape = (len(chosen), max(len(ids) for ids, _ in chosen))
+        tokens = torch.full(shape, self._tokenizer.pad_token_id)
+        attention = torch.zeros(shape, dtype=torch.long)
+        for row, (ids, _) in enumerate(chosen):
+            tokens[row, : len(ids)] = torch.tensor(ids)
+            attention[row, : len(ids)] = 1
+        return {
+            "input_ids": tokens,
+            "attention_mask": attention,
+            "labels": torch.tensor([label for _, label in chosen]),
+        }
+
+    def count_items(self, batch: Batch) -> int:
+        """Examples."""
+        return len(batch["labels"])
+
+    def loss_sum(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the examples."""
+        return cross_entropy(self._logits(model, batch), batch["labels"], reduction="sum")
+
+    def metric_sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
+        """Loss and right guesses."""
+        logits = self._logits(model, batch)
+        loss = cross_entropy(logits, batch["labels"], reduction="sum")
+        return {"loss": float(loss), "accuracy": float((logits.argmax(-1) == batch["labels"]).sum())}
+
+    def save_files(self, model: nn.Module, folder: Path) -> None:
+        """What `from_pretrained` needs besides the weights."""
+        model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+        self._tokenizer.save_pretrained(folder)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits

@@ -1,0 +1,72 @@
+"""Tensors on disk in the safetensors format, written one tensor at a time.
+
+`safetensors.torch.save_file` holds all bytes of all tensors in host memory before it writes the first; this writer holds
+those of one. Reading is left to safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64",
+}  # fmt: skip
+CHUNK_BYTES = 8 << 20
+HostScope = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def unique_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tied tensors once, under their first name, and the other names as `alias -> first name`."""
+    first: dict[tuple[Any, ...], str] = {}
+    unique, aliases = {}, {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), str(tensor.device))
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+        else:
+            first[key] = name
+            unique[name] = tensor
+    return unique, aliases
+
+
+def size_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """What they take on disk, but for a small header."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique_tensors(tensors)[0].values())
+
+
+def write_tensors(write: Callable[[Any], Any], tensors: Mapping[str, Tensor], host: HostScope) -> None:
+    """Write a whole file through `write`; tied tensors once, their other names in the metadata."""
+    unique, aliases = unique_tensors(tensors)
+    # Aligned for mmap: larger types first, as safetensors itself lays them out.
+    names = sorted(unique, key=lambda name: (-unique[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | ({"aliases": json.dumps(aliases)} if aliases else {})}
+    offset = 0
+    for name in names:
+        tensor = unique[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    write(struct.pack("<Q", len(text)))
+    write(text)
+    for name in names:
+        _write_tensor(write, unique[name], host)
+
+
+def _write_tensor(write: Callable[[Any], Any], tensor: Tensor, host: HostScope) -> None:
+    if not tensor.numel():
+        return
+    with host():
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    for start in range(0, len(flat), CHUNK_BYTES):
+        write(flat[start : start + CHUNK_BYTES].data)

@@ -1,0 +1,132 @@
+"""What is inside a checkpoint: weights that `from_pretrained` can load and, in a full one, all that an exact resume needs.
+
+model.safetensors     parameters and buffers                      light and full
+training.json         progress, split, fingerprint of the data    light and full
+config.json, ...      what the task adds, such as its tokenizer   light and full
+state.safetensors     optimizer moments, generators as bytes      full
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from memdash.errors import CheckpointIncomplete, UsageError
+from memdash.wire import CheckpointKind
+from runner.checkpoint import Staging
+from runner.device import Device
+from runner.randomness import RngState
+from runner.tensorfile import size_bytes, write_tensors
+
+WEIGHTS, STATE, TRAINING = "model.safetensors", "state.safetensors", "training.json"
+
+
+@dataclass
+class Progress:
+    """How far a run has come; counts committed groups only."""
+
+    step: int = 0
+    epoch: int = 0
+    position: int = 0
+    """Examples of this epoch that are committed."""
+    examples_seen: int = 0
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a run trains."""
+
+    model: nn.Module
+    optimizer: AdamW
+    progress: Progress
+    device: Device
+
+    def need_bytes(self, kind: CheckpointKind) -> int:
+        """Disk space for a checkpoint."""
+        tensors = size_bytes(self.model.state_dict())
+        return tensors + (size_bytes(self._optimizer_tensors()) if kind == "full" else 0)
+
+    def write(self, staging: Staging, kind: CheckpointKind, rng: RngState, facts: dict[str, Any]) -> None:
+        """Fill a checkpoint directory, one tensor at a time; no second copy of the model is made anywhere."""
+        host = self.device.host
+        staging.write(WEIGHTS, lambda write: write_tensors(write, self.model.state_dict(), host))
+        training = {"progress": asdict(self.progress), **facts}
+        if kind == "full":
+            with host():
+                generators = {f"rng.{name}": state for name, state in rng.tensors().items()}
+            tensors = generators | self._optimizer_tensors() | self._passing_buffers()
+            staging.write(STATE, lambda write: write_tensors(write, tensors, host))
+            training["rng"] = rng.scalars()
+        staging.write_json(TRAINING, training)
+
+    def load_weights(self, path: Path) -> None:
+        """Weights and progress, for a warm start. Raises UsageError when they are those of another model."""
+        with self.device.host():
+            _copy_into(self.model.state_dict(), path / WEIGHTS)
+        self.progress = Progress(**read_training(path)["progress"])
+
+    def load_all(self, path: Path) -> None:
+        """Everything, for an exact resume; the generators last. Raises UsageError, CheckpointIncomplete."""
+        self.load_weights(path)
+        with self.device.host():
+            _copy_into(self._optimizer_tensors() | self._passing_buffers(), path / STATE, others="rng.")
+            generators = {name.removeprefix("rng."): t for name, t in _read(path / STATE, "rng.").items()}
+            RngState.from_saved(generators, read_training(path)["rng"]).restore()
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return {
+            f"optimizer.{names[id(parameter)]}.{key}": tensor
+            for parameter, entry in self.optimizer.state.items()
+            for key, tensor in entry.items()
+        }
+
+    def _passing_buffers(self) -> dict[str, Tensor]:
+        """Buffers that a state dict leaves out; most are constants, but some models count in them."""
+        known = self.model.state_dict().keys()
+        return {f"buffer.{name}": buffer for name, buffer in self.model.named_buffers() if name not in known}
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """The scalars of a checkpoint. Raises CheckpointIncomplete."""
+    try:
+        training: dict[str, Any] = json.loads((path / TRAINING).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointIncomplete(f"{path.name}: {TRAINING} cannot be read: {error}") from None
+    return training
+
+
+def _read(path: Path, prefix: str) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+
+@torch.no_grad()
+def _copy_into(targets: Mapping[str, Tensor], path: Path, others: str = "") -> None:
+    """Fill `targets` from a file, tensor by tensor; the file must hold exactly these, and perhaps `others`."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        aliases: dict[str, str] = json.loads((file.metadata() or {}).get("aliases", "{}"))
+        names = set(file.keys()) | set(aliases)
+        names -= {name for name in names if others and name.startswith(others)}
+        if names != set(targets):
+            odd = sorted(names ^ set(targets))
+            raise UsageError(f"{path}: is a checkpoint of another model: {len(odd)} tensors differ, such as {odd[0]}")
+        for name, target in targets.items():
+            if name in aliases:
+                continue
+            tensor = file.get_tensor(name)
+            if tensor.shape != target.shape:
+                shapes = f"{tuple(tensor.shape)} there, {tuple(target.shape)} here"
+                raise UsageError(f"{path}: is a checkpoint of another model: {name} is {shapes}")
+            target.copy_(tensor)
