@@ -92,7 +92,7 @@ class BucketSeries:
         there = self._buckets.get(index)
         if there is None:
             self._buckets[index] = Bucket(minimum, maximum, last)
-            if len(self._buckets) > self._max_buckets:
+            while len(self._buckets) > self._max_buckets:
                 self._double()
         else:
             there.add(minimum, maximum, last)

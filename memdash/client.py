@@ -40,14 +40,21 @@ class Client:
         )
         client._writer.write(wire.encode(hello))
         try:
-            answer = await asyncio.wait_for(client.receive(), CONNECT_TIMEOUT_S)
-        except TimeoutError:
-            raise LinkLost(f"the supervisor of {run_id} does not answer") from None
-        if isinstance(answer, wire.Refused):
-            raise VersionMismatch(f"the supervisor of {run_id} refused: {answer.reason}", hint=answer.hint)
-        if not isinstance(answer, wire.Welcome):
-            raise LinkLost(f"the supervisor of {run_id} did not say welcome")
+            await client._check_welcome()
+        except BaseException:
+            await client.close()
+            raise
         return client
+
+    async def _check_welcome(self) -> None:
+        try:
+            answer = await asyncio.wait_for(self.receive(), CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            raise LinkLost(f"the supervisor of {self.run_id} does not answer") from None
+        if isinstance(answer, wire.Refused):
+            raise VersionMismatch(f"the supervisor of {self.run_id} refused: {answer.reason}", hint=answer.hint)
+        if not isinstance(answer, wire.Welcome):
+            raise LinkLost(f"the supervisor of {self.run_id} did not say welcome")
 
     async def receive(self) -> wire.FromSupervisor:
         """The next message. Raises LinkLost at the end of the stream."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,21 +19,25 @@ READY_TIMEOUT_S = 30.0  # imports on a cold network disk
 def launch_supervisor(directory: RunDirectory) -> None:
     """Return when it listens. Raises LinkError with its own words when it does not come up."""
     read_end, write_end = os.pipe()
+    os.set_inheritable(write_end, True)
     argv = [sys.executable, "-P", "-m", "memdash", "supervise", str(directory.path), "--ready-fd", str(write_end)]
+    log = os.fspath(directory.supervisor_log)
     try:
-        with open(directory.supervisor_log, "ab") as log:
-            # no descriptor of the terminal may stay: a hang-up would end it
-            subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=(write_end,),
-                cwd="/",
-            )
+        # no descriptor of the terminal may stay: a hang-up would end it
+        pid = os.posix_spawn(
+            sys.executable,
+            argv,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
     finally:
         os.close(write_end)
+    os.waitpid(pid, 0)  # it forks at once and ends, so that the supervisor is nobody's child
     try:
         answer = _read_line(read_end)
     finally:

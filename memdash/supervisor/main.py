@@ -25,7 +25,7 @@ from memdash.store.run_directory import RunDirectory, RunRecord
 from memdash.supervisor.control import Control
 from memdash.supervisor.fanout import SLOW_BYTES, Viewer
 from memdash.supervisor.history import History
-from memdash.supervisor.output import OutputLog
+from memdash.supervisor.output import OutputLog, python_error
 from memdash.supervisor.ranks import RankProcess
 from memdash.supervisor.run_state import LinkChanged, RankExited, RankStarted, is_final
 from memdash.supervisor.server import Server
@@ -183,7 +183,10 @@ class _Supervisor:
         rank.clean_up()
         kills = self._sampler.oom_kills() if self._sampler else 0
         self._rank = None
-        self._telemetry.advance(RankExited(time_s=time.time(), exit_code=rank.exit_code, oom_kills=kills))
+        error = python_error(self._output.tail())
+        self._telemetry.advance(
+            RankExited(time_s=time.time(), exit_code=rank.exit_code, oom_kills=kills, error=error)
+        )
         self._idle_since_s = time.monotonic()
 
     def _read_output(self) -> None:
@@ -292,6 +295,9 @@ def _lock(directory: RunDirectory) -> IO[bytes]:
         raise SupervisorAlreadyRunning(
             f"run {directory.run_id} has a supervisor already", hint=f"memdash attach {directory.run_id}"
         ) from None
+    file.truncate(0)
+    file.write(b"%d\n" % os.getpid())
+    file.flush()
     return file
 
 

@@ -14,6 +14,15 @@ MAX_READ_BYTES = 64 << 10  # per look: at 10 looks a second more than anyone can
 TAIL_BYTES = 64 << 10  # for a dashboard that has just attached
 
 
+def python_error(output: str) -> str:
+    """The line that ends the last Python traceback in `output`; empty when there is none."""
+    _, found, after = output.rpartition("Traceback (most recent call last):")
+    if not found:
+        return ""
+    # the frames are indented, the error is the first line that is not
+    return next((line for line in after.splitlines() if line and not line.startswith(" ")), "")
+
+
 class OutputLog:
     """Follows one output file."""
 

@@ -25,6 +25,8 @@ class RankExited:
     """Negative for a signal; None when another process was its parent."""
     oom_kills: int = 0
     """OOM kills that the kernel counted in our cgroups meanwhile."""
+    error: str = ""
+    """The last line of a Python traceback among its last output."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,7 @@ def _verdict(state: RunState, event: RankExited) -> tuple[RunStatus, str]:
         if state.status == "stopping":
             return "stopped", f"ended by {signal_name(-code)} after a stop request"
         return "killed", f"killed by {signal_name(-code)}"
-    return "failed", state.status_reason or f"exit code {code}"
+    return "failed", state.status_reason or event.error or f"exit code {code}"
 
 
 def _oom_killed(event: RankExited) -> bool:

@@ -1,0 +1,148 @@
+"""Commands at a step boundary: one Ack each, a pause that listens, a stop that saves first."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from memdash import wire
+from memdash.agent.memory import no_device
+from memdash.agent.session import Session
+
+
+class Loop:
+    """A session whose messages stay here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[wire.Message] = []
+        self.session = Session(read_memory=no_device("none"))
+        monkeypatch.setattr(self.session, "send", lambda message, sample=False: self.sent.append(message))
+        self.session.on(wire.SaveCheckpoint, self.save)
+        self.session.step = 7
+        self.saved: list[str] = []
+        self.save_fails = False
+
+    def save(self, command: wire.SaveCheckpoint) -> str:
+        if self.save_fails:
+            raise OSError("disk full")
+        self.saved.append(command.kind)
+        return f"{command.kind} saved"
+
+    def put(self, *commands: wire.Command) -> None:
+        for command in commands:
+            self.session._control._commands.put(command)
+
+    def acks(self) -> list[tuple[str, str, str]]:
+        return [(m.command_id, m.result, m.error) for m in self.sent if isinstance(m, wire.Ack)]
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    return Loop(monkeypatch)
+
+
+def test_nothing_to_obey(loop):
+    assert loop.session.obey()
+    assert loop.sent == []
+
+
+def test_a_pause_obeys_until_resume(loop):
+    loop.put(
+        wire.Pause(command_id="1"),
+        wire.SaveCheckpoint(command_id="2", kind="light"),
+        wire.Pause(command_id="3"),
+        wire.Resume(command_id="4"),
+        wire.Resume(command_id="5"),
+    )
+    assert loop.session.obey()
+    assert loop.acks() == [
+        ("1", "paused at step 7", ""),
+        ("2", "light saved", ""),
+        ("3", "already paused at step 7", ""),
+        ("4", "resumed after step 7", ""),
+        ("5", "was not paused", ""),
+    ]
+    phases = [message.phase for message in loop.sent if isinstance(message, wire.PhaseChanged)]
+    assert phases == ["paused", "loading"]
+
+
+def test_a_pause_waits_for_a_command(loop):
+    loop.put(wire.Pause(command_id="1"))
+    thread = threading.Thread(target=loop.session.obey)
+    thread.start()
+    loop.put(wire.Resume(command_id="2"))
+    thread.join(20)
+    assert not thread.is_alive()
+    assert loop.session.paused_s > 0
+
+
+def test_a_pause_shows_its_memory_now_and_then(loop, monkeypatch):
+    from memdash.agent import control
+
+    monkeypatch.setattr(control, "HEARTBEAT_S", 0.01)
+    seen = threading.Event()
+    send = loop.session.send
+
+    def watch(message, sample=False):
+        send(message, sample=sample)
+        if sum(isinstance(m, wire.MemorySample) for m in loop.sent) >= 3:
+            seen.set()
+
+    monkeypatch.setattr(loop.session, "send", watch)
+    loop.put(wire.Pause(command_id="1"))
+    thread = threading.Thread(target=loop.session.obey)
+    thread.start()
+    assert seen.wait(20)
+    loop.put(wire.Resume(command_id="2"))
+    thread.join(20)
+
+
+@pytest.mark.parametrize(("save", "saved"), [("none", []), ("light", ["light"]), ("full", ["full"])])
+def test_stop(loop, save, saved):
+    loop.put(wire.Stop(command_id="1", save=save))
+    assert not loop.session.obey()
+    assert loop.saved == saved
+    assert loop.acks()[0][1].startswith("stopped after step 7")
+
+
+def test_a_stop_that_cannot_save_does_not_stop(loop):
+    loop.save_fails = True
+    loop.put(wire.Stop(command_id="1", save="full"))
+    assert loop.session.obey()
+    assert loop.acks() == [("1", "", "not stopped, because the full checkpoint could not be saved: disk full")]
+
+
+def test_stop_in_a_pause(loop):
+    loop.put(wire.Pause(command_id="1"), wire.Stop(command_id="2", save="light"))
+    assert not loop.session.obey()
+    assert loop.saved == ["light"]
+
+
+def test_what_is_not_offered_is_refused(loop):
+    loop.put(wire.EmptyCache(command_id="1"))
+    assert loop.session.obey()
+    assert loop.acks() == [("1", "", "this script does not offer EmptyCache")]
+    assert loop.session._control.capabilities() == {
+        "Pause": "",
+        "Resume": "",
+        "SetBatchSplit": "this script does not offer SetBatchSplit",
+        "SaveCheckpoint": "",
+        "EmptyCache": "this script does not offer EmptyCache",
+        "Stop": "",
+    }
+
+
+def test_a_stop_by_signal_has_nobody_to_answer(loop):
+    loop.session.request_stop("full")
+    assert not loop.session.obey()
+    assert loop.saved == ["full"]
+    assert loop.acks() == []
+
+
+def test_outside_memdash_a_session_does_nothing():
+    session = Session()
+    session.start(total_steps=2, global_batch=4, micro_batch=4)
+    assert session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
+    session.finish()
+    assert session.step == 1

@@ -1,0 +1,166 @@
+"""The outbox is bounded and never blocks; the link comes back by itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from memdash import wire
+from memdash.agent.link import Link, Outbox
+from tests.conftest import wait_until
+
+
+@pytest.fixture
+def path() -> Path:
+    return Path(os.environ["MEMDASH_RUNTIME_DIR"]) / "test.sock"
+
+
+@pytest.fixture
+def listen(path):
+    """Makes listening sockets at the same path."""
+    sockets = []
+
+    def start() -> socket.socket:
+        path.unlink(missing_ok=True)
+        server = socket.socket(socket.AF_UNIX)
+        server.settimeout(20)
+        server.bind(str(path))
+        server.listen()
+        sockets.append(server)
+        return server
+
+    yield start
+    for server in sockets:
+        server.close()
+
+
+def hello() -> list[wire.Message]:
+    return [wire.Hello(role="rank", protocol_version=1, run_id="r", pid=os.getpid())]
+
+
+def notice(number: int) -> wire.Notice:
+    return wire.Notice(rank=0, time_s=1.0, step=number, level="info", text="x" * 200)
+
+
+def read_steps(connection: socket.socket, count: int) -> list[int]:
+    """Steps of the first `count` notices after the Hello."""
+    frames = wire.FrameBuffer()
+    steps: list[int] = []
+    connection.settimeout(20)
+    while len(steps) < count:
+        for frame in frames.feed(connection.recv(1 << 16)):
+            message = wire.decode(wire.from_rank, frame)
+            if isinstance(message, wire.Notice):
+                steps.append(message.step)
+    return steps
+
+
+def test_the_oldest_sample_goes_first_and_events_stay():
+    outbox = Outbox(max_samples=2, max_events=10)
+    for name, sample in (("a", True), ("b", False), ("c", True), ("d", True), ("e", False)):
+        outbox.put(name.encode(), sample=sample)
+    assert len(outbox) == 4
+    assert [outbox.pop() for _ in range(5)] == [b"b", b"c", b"d", b"e", None]
+    assert (outbox.dropped_samples, outbox.dropped_events) == (1, 0)
+
+
+def test_even_events_are_bounded():
+    outbox = Outbox(max_samples=2, max_events=3)
+    for number in range(10):
+        outbox.put(b"%d" % number, sample=False)
+    assert [outbox.pop() for _ in range(4)] == [b"7", b"8", b"9", None]
+    assert outbox.dropped_events == 7
+
+
+def test_what_is_put_before_there_is_a_supervisor_arrives(path, listen):
+    link = Link(str(path), hello)
+    link.start()
+    for number in range(5):
+        link.put(notice(number))
+    server = listen()
+    connection, _ = server.accept()
+    assert read_steps(connection, 5) == [0, 1, 2, 3, 4]
+    link.close()
+    connection.close()
+
+
+def test_commands_arrive(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()
+    connection.sendall(
+        wire.encode(wire.Pause(command_id="a")) + wire.encode(wire.SetBatchSplit(command_id="b", micro_batch=2))
+    )
+    assert link.commands.get(timeout=20) == wire.Pause(command_id="a")
+    assert link.commands.get(timeout=20) == wire.SetBatchSplit(command_id="b", micro_batch=2)
+    link.close()
+    connection.close()
+
+
+def test_it_reconnects_and_loses_nothing_that_was_not_sent(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()
+    link.put(notice(1))
+    assert read_steps(connection, 1) == [1]
+    connection.close()
+    server.close()
+    wait_until(lambda: link._socket is None, "the link to notice")
+    link.put(notice(2))
+    server = listen()
+    connection, _ = server.accept()
+    assert read_steps(connection, 1) == [2]
+    link.close()
+    connection.close()
+
+
+def test_a_frozen_supervisor_costs_samples_and_no_time(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()  # and never reads
+    wait_until(lambda: link._socket is not None, "the connection")
+    slowest_s = 0.0
+    for number in range(20_000):
+        began_s = time.thread_time()
+        link.put(notice(number), sample=True)
+        slowest_s = max(slowest_s, time.thread_time() - began_s)
+    assert slowest_s < 0.05  # of this thread's own CPU: nothing in put can wait
+    assert link.dropped_samples > 10_000
+    began_s = time.monotonic()
+    link.close(timeout_s=0.2)
+    assert time.monotonic() - began_s < 5
+    connection.close()
+
+
+def test_a_refused_rank_does_not_come_back(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()
+    connection.sendall(wire.encode(wire.Refused(reason="attempt 0 is over")))
+    connection.close()
+    link._thread.join(20)
+    assert not link._thread.is_alive()
+    assert link.refused == "attempt 0 is over"
+    link.close()
+
+
+def test_a_forked_child_has_no_link(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()
+    link._pid += 1  # as after a fork
+    link.put(notice(1))
+    link._pid -= 1
+    link.put(notice(2))
+    assert read_steps(connection, 1) == [2]
+    link.close()
+    connection.close()

@@ -1,0 +1,115 @@
+"""The limit that kills first, on directory trees as containers have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memdash.host.capacity import cgroup_levels, effective_capacity, oom_kills, read_field
+
+GIB = 1 << 30
+V2_MOUNT = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+V1_MOUNT = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+V1_DOCKER_MOUNT = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro,relatime - cgroup cgroup rw,memory\n"
+HUGE = "9223372036854771712"
+
+
+def tree(root: Path, cgroup: str, mounts: str, files: dict[str, str], mem_total: int = 24 * GIB) -> Path:
+    """A /proc and /sys with one process, 7."""
+    proc = root / "proc" / "7"
+    proc.mkdir(parents=True)
+    (proc / "cgroup").write_text(cgroup)
+    (proc / "mountinfo").write_text(mounts)
+    (root / "proc" / "meminfo").write_text(f"MemTotal:  {mem_total // 1024} kB\nMemAvailable:  1000 kB\n")
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+CASES = {
+    "no cgroup files": ("", "", {}, 24 * GIB, "/proc/meminfo: MemTotal"),
+    "v2 without limits": ("0::/a/b\n", V2_MOUNT, {"a/b/memory.max": "max\n"}, 24 * GIB, "MemTotal"),
+    "v2 leaf": ("0::/a/b\n", V2_MOUNT, {"a/b/memory.max": f"{GIB}\n", "a/memory.max": "max\n"}, GIB, "a/b/memory.max"),
+    "v2 ancestor": (
+        "0::/slurm/job/step\n",
+        V2_MOUNT,
+        {"slurm/job/step/memory.max": "max\n", "slurm/job/memory.max": f"{2 * GIB}", "slurm/memory.max": f"{8 * GIB}"},
+        2 * GIB,
+        "slurm/job/memory.max",
+    ),
+    "v2 tie goes outwards": (
+        "0::/a/b\n",
+        V2_MOUNT,
+        {"a/b/memory.max": f"{GIB}", "a/memory.max": f"{GIB}"},
+        GIB,
+        "cgroup/a/memory.max",
+    ),
+    "v2 namespaced": ("0::/../../x\n", V2_MOUNT, {"memory.max": f"{3 * GIB}"}, 3 * GIB, "cgroup/memory.max"),
+    "v2 above the machine": ("0::/a\n", V2_MOUNT, {"a/memory.max": f"{64 * GIB}"}, 24 * GIB, "MemTotal"),
+    "v1 leaf": (
+        "4:memory:/a\n",
+        V1_MOUNT,
+        {"memory/a/memory.limit_in_bytes": f"{GIB}"},
+        GIB,
+        "a/memory.limit_in_bytes",
+    ),
+    "v1 huge is none": (
+        "4:memory:/a\n",
+        V1_MOUNT,
+        {"memory/a/memory.limit_in_bytes": HUGE, "memory/memory.limit_in_bytes": HUGE},
+        24 * GIB,
+        "MemTotal",
+    ),
+    "v1 docker": (
+        "4:cpu,memory:/docker/abc\n",
+        V1_DOCKER_MOUNT,
+        {"memory/memory.limit_in_bytes": f"{5 * GIB}"},
+        5 * GIB,
+        "memory/memory.limit_in_bytes",
+    ),
+    "v1 hidden ancestor": (
+        "4:memory:/docker/abc\n",
+        V1_DOCKER_MOUNT,
+        {"memory/memory.limit_in_bytes": HUGE, "memory/memory.stat": f"cache 1\nhierarchical_memory_limit {GIB}\n"},
+        GIB,
+        "hierarchical_memory_limit",
+    ),
+    "hybrid: memory on v1": (
+        "4:memory:/a\n0::/b\n",
+        V1_MOUNT + V2_MOUNT.replace("/sys/fs/cgroup ", "/sys/fs/cgroup/unified "),
+        {"memory/a/memory.limit_in_bytes": f"{GIB}", "unified/b/cgroup.procs": "7"},
+        GIB,
+        "a/memory.limit_in_bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("cgroup", "mounts", "files", "limit", "source"), CASES.values(), ids=CASES.keys())
+def test_effective_capacity(tmp_path, cgroup, mounts, files, limit, source):
+    capacity = effective_capacity(7, tree(tmp_path, cgroup, mounts, files))
+    assert capacity.limit_bytes == limit
+    assert capacity.source.endswith(source)
+
+
+def test_oom_kills_are_counted_over_all_ancestors(tmp_path):
+    files = {"a/b/memory.events": "low 0\noom_kill 0\n", "a/memory.events": "oom 5\noom_kill 2\n"}
+    root = tree(tmp_path, "0::/a/b\n", V2_MOUNT, files)
+    assert oom_kills(cgroup_levels(7, root)) == 2
+    (root / "sys/fs/cgroup/a/memory.events").write_text("oom_kill 3\n")
+    assert oom_kills(cgroup_levels(7, root)) == 3
+
+
+def test_a_field_must_begin_its_line(tmp_path):
+    (tmp_path / "stat").write_text("total_inactive_file 7\ninactive_file 3\n")
+    assert read_field(tmp_path / "stat", "inactive_file") == 3
+    assert read_field(tmp_path / "stat", "active_file") is None
+    assert read_field(tmp_path / "none", "x") is None
+
+
+def test_this_machine_has_a_capacity():
+    capacity = effective_capacity("self")
+    assert capacity.limit_bytes > 100 << 20
+    assert capacity.source

@@ -1,0 +1,1 @@
+"""Small real training processes with switches for bad manners."""

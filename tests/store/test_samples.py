@@ -1,0 +1,56 @@
+"""Record files survive a torn tail, and say so when they are something else."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from memdash.errors import RecordCorrupt
+from memdash.store.samples import SampleWriter, read_header, read_rows
+
+COLUMNS = ("time_s", "bytes")
+
+
+def write(path, rows):
+    writer = SampleWriter(path, COLUMNS)
+    for row in rows:
+        writer.append(row)
+    writer.close()
+
+
+def test_round_trip_and_append(tmp_path):
+    path = tmp_path / "x.rec"
+    write(path, [(1.5, 2**53), (2.5, None)])
+    write(path, [(3.5, 7)])
+    assert list(read_rows(path)) == [
+        {"time_s": 1.5, "bytes": 2**53},
+        {"time_s": 2.5, "bytes": None},
+        {"time_s": 3.5, "bytes": 7},
+    ]
+
+
+@pytest.mark.parametrize("torn", range(1, 16))
+def test_a_torn_row_is_left_out_and_then_cut_off(tmp_path, torn):
+    path = tmp_path / "x.rec"
+    write(path, [(1.0, 1), (2.0, 2)])
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) - torn)
+    assert [row["bytes"] for row in read_rows(path)] == [1]
+    write(path, [(3.0, 3)])
+    assert [row["bytes"] for row in read_rows(path)] == [1, 3]
+
+
+@pytest.mark.parametrize("damage", [b"", b"something else entirely", b"memdash-samples-1\nxxxxxxxx[]"])
+def test_other_files_are_corrupt(tmp_path, damage):
+    path = tmp_path / "x.rec"
+    path.write_bytes(damage)
+    with pytest.raises(RecordCorrupt):
+        read_header(path)
+
+
+def test_other_columns_are_refused(tmp_path):
+    path = tmp_path / "x.rec"
+    write(path, [(1.0, 1)])
+    with pytest.raises(RecordCorrupt, match="has columns"):
+        SampleWriter(path, ("time_s", "other"))

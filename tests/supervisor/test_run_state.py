@@ -1,0 +1,190 @@
+"""Histories of runs as tables of events, and what the state is after each."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from memdash import wire
+from memdash.errors import ExitCode
+from memdash.supervisor.run_state import (
+    CommandAccepted,
+    CommandApplied,
+    CommandFailed,
+    LinkChanged,
+    RankExited,
+    RankStarted,
+    advance,
+    outcome_exit_code,
+    refusal,
+)
+
+ABLE = {command.__name__: "" for command in wire.COMMANDS}
+FIRST = wire.RunState(run_id="r", name="r")
+STARTED = [
+    RankStarted(time_s=100.0, pid=7),
+    LinkChanged(linked=True, capabilities=ABLE),
+    wire.TrainingStarted(
+        rank=0,
+        time_s=101.0,
+        start_step=0,
+        total_steps=100,
+        steps_per_epoch=50,
+        num_examples=800,
+        global_batch=16,
+        micro_batch=16,
+    ),
+]
+PAUSE, RESUME, STOP = wire.Pause(command_id="p"), wire.Resume(command_id="r"), wire.Stop(command_id="s")
+SPLIT = wire.SetBatchSplit(command_id="b", micro_batch=4)
+
+
+def step(number: int, step_time_s: float = 0.5, **changes: object) -> wire.StepReport:
+    fields = {
+        "rank": 0,
+        "seq": number,
+        "time_s": 101.0 + number,
+        "step": number,
+        "epoch": 0,
+        "examples_seen": 16 * number,
+        "micro_batch": 16,
+        "grad_accum_steps": 1,
+        "step_time_s": step_time_s,
+        "loss": 5.0 - 0.01 * number,
+    }
+    return wire.StepReport(**{**fields, **changes})
+
+
+def phase(name: str, time_s: float) -> wire.PhaseChanged:
+    return wire.PhaseChanged(rank=0, time_s=time_s, step=1, phase=name)
+
+
+def bye(outcome: str, reason: str = "") -> wire.Goodbye:
+    return wire.Goodbye(rank=0, time_s=1.0, step=1, outcome=outcome, reason=reason)
+
+
+def exited(code: int | None, **more: object) -> RankExited:
+    return RankExited(time_s=200.0, exit_code=code, **more)
+
+
+HISTORIES = {
+    "before anything": ([], {"status": "starting", "phase": "loading"}),
+    "loading": (STARTED[:1], {"status": "starting", "pid": 7, "started_s": 100.0}),
+    "training": (STARTED, {"status": "running", "total_steps": 100, "micro_batch": 16, "grad_accum_steps": 1}),
+    "one step": (
+        [*STARTED, step(1)],
+        {"step": 1, "loss": 4.99, "first_loss": 4.99, "step_time_s": 0.5, "eta_s": 49.5, "examples_per_s": 32.0},
+    ),
+    "smoothed pace": ([*STARTED, step(1), step(2, 1.5)], {"step_time_s": 0.6, "first_loss": 4.99}),
+    "pausing": ([*STARTED, CommandAccepted(PAUSE)], {"status": "pausing"}),
+    "paused": (
+        [*STARTED, CommandAccepted(PAUSE), phase("paused", 110.0)],
+        {"status": "paused", "paused_since_s": 110.0, "paused_s": 0.0},
+    ),
+    "resumed": (
+        [*STARTED, CommandAccepted(PAUSE), phase("paused", 110.0), CommandAccepted(RESUME), phase("training", 130.0)],
+        {"status": "running", "paused_s": 20.0, "paused_since_s": None},
+    ),
+    "saving while paused": (
+        [*STARTED, phase("paused", 110.0), phase("saving", 111.0), phase("paused", 112.0), phase("training", 115.0)],
+        {"status": "running", "paused_s": 5.0},
+    ),
+    "resumed before it was paused": (
+        [*STARTED, CommandAccepted(PAUSE), CommandAccepted(RESUME)],
+        {"status": "running"},
+    ),
+    "pause refused by the rank": (
+        [*STARTED, CommandAccepted(PAUSE), CommandFailed(PAUSE)],
+        {"status": "running"},
+    ),
+    "stop failed while paused": (
+        [*STARTED, phase("paused", 110.0), CommandAccepted(STOP), CommandFailed(STOP)],
+        {"status": "paused"},
+    ),
+    "re-batched": ([*STARTED, CommandApplied(SPLIT)], {"micro_batch": 4, "grad_accum_steps": 4, "global_batch": 16}),
+    "greeted again after a re-batch": (
+        [*STARTED, CommandApplied(SPLIT), STARTED[2]],
+        {"micro_batch": 4, "grad_accum_steps": 4},
+    ),
+    "finished": ([*STARTED, bye("finished"), exited(0)], {"status": "finished", "exit_code": 0, "linked": False}),
+    "finished unseen by its parent": ([*STARTED, bye("finished"), exited(None)], {"status": "finished"}),
+    "exit 0 without a word": ([STARTED[0], exited(0)], {"status": "finished"}),
+    "stopped": ([*STARTED, CommandAccepted(STOP), bye("stopped", "asked"), exited(10)], {"status": "stopped"}),
+    "stopped by a signal after a request": (
+        [STARTED[0], CommandAccepted(STOP), exited(-15)],
+        {"status": "stopped", "status_reason": "ended by SIGTERM after a stop request"},
+    ),
+    "failed": ([*STARTED, exited(1)], {"status": "failed", "status_reason": "exit code 1"}),
+    "failed with a traceback": (
+        [*STARTED, exited(1, error="KeyError: 'x'")],
+        {"status": "failed", "status_reason": "KeyError: 'x'"},
+    ),
+    "failed and said why": (
+        [*STARTED, bye("failed", "boom"), exited(1)],
+        {"status": "failed", "status_reason": "boom"},
+    ),
+    "out of memory": ([*STARTED, bye("oom", "example 7"), exited(12)], {"status": "oom", "status_reason": "example 7"}),
+    "killed": ([*STARTED, exited(-9)], {"status": "killed", "status_reason": "killed by SIGKILL", "oom_killed": False}),
+    "killed by the kernel": ([*STARTED, exited(-9, oom_kills=1)], {"status": "killed", "oom_killed": True}),
+    "segfault with oom elsewhere": ([*STARTED, exited(-11, oom_kills=1)], {"status": "killed", "oom_killed": False}),
+    "lost": ([*STARTED, exited(None)], {"status": "lost"}),
+    "next attempt": (
+        [*STARTED, step(5), exited(-9), RankStarted(time_s=300.0, pid=8)],
+        {"status": "starting", "pid": 8, "step": 5, "micro_batch": 0, "last_words": ""},
+    ),
+}
+
+
+@pytest.mark.parametrize(("events", "expected"), HISTORIES.values(), ids=HISTORIES.keys())
+def test_history(events, expected):
+    state = FIRST
+    for event in events:
+        state = advance(state, event)
+    found = {name: getattr(state, name) for name in expected}
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("status", "oom_killed", "code"),
+    [
+        ("finished", False, ExitCode.OK),
+        ("stopped", False, ExitCode.STOPPED),
+        ("failed", False, ExitCode.FAILED),
+        ("oom", False, ExitCode.OUT_OF_MEMORY),
+        ("killed", False, ExitCode.KILLED),
+        ("killed", True, ExitCode.HOST_OOM),
+        ("lost", False, ExitCode.LOST),
+    ],
+)
+def test_outcomes_have_exit_codes_of_their_own(status, oom_killed, code):
+    assert outcome_exit_code(wire.RunState(run_id="r", name="r", status=status, oom_killed=oom_killed)) == code
+
+
+RUNNING = msgspec.structs.replace(FIRST, status="running", linked=True, capabilities=ABLE, global_batch=16, step=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "command", "reason"),
+    [
+        ({}, PAUSE, ""),
+        ({}, SPLIT, ""),
+        ({"status": "paused"}, SPLIT, ""),
+        ({"status": "paused"}, PAUSE, "already paused"),
+        ({"status": "pausing"}, RESUME, ""),
+        ({}, RESUME, "the run is not paused"),
+        ({"linked": False}, PAUSE, "the training process does not answer"),
+        ({"linked": False, "step": 0}, PAUSE, "the training process is not connected yet"),
+        ({"linked": False}, STOP, ""),
+        ({"status": "stopping"}, STOP, "already stopping"),
+        ({"status": "finished"}, STOP, "the run is over: finished"),
+        ({"capabilities": ABLE | {"SetBatchSplit": "no"}}, SPLIT, "no"),
+        ({"capabilities": {}}, PAUSE, "this script does not offer Pause"),
+        (
+            {},
+            wire.SetBatchSplit(command_id="b", micro_batch=0),
+            "micro_batch=0 is not between 1 and 16, the examples per rank and step",
+        ),
+    ],
+)
+def test_refusals(changes, command, reason):
+    assert refusal(msgspec.structs.replace(RUNNING, **changes), command) == reason

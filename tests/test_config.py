@@ -1,0 +1,127 @@
+"""What is wrong, where, and what to do: one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from memdash.config import RunConfig, config_schema, load_config, starter_config
+from memdash.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str):
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+MISTAKES = {
+    "unknown key": (
+        "[train]\nmicro_bach = 4\n",
+        "run.toml:2: unknown key `train.micro_bach`",
+        "did you mean `micro_batch`?",
+    ),
+    "unknown table": ("[trian]\n", "run.toml:1: unknown key `trian`", "did you mean `train`?"),
+    "key of another table": ("[train]\nmax_length = 4\n", "unknown key `train.max_length`", "belongs in [data]"),
+    "wrong type": (
+        '[train]\n\nmicro_batch = "4"\n',
+        "run.toml:3: `train.micro_batch` = '4': expected `int`, got `str`",
+        "",
+    ),
+    "micro over global": (
+        "[train]\nglobal_batch = 8\nmicro_batch = 16\n",
+        "run.toml:3: `train.micro_batch` = 16: more than `train.global_batch` = 8",
+        "choose one of 1, 2, 4, 8",
+    ),
+    "not positive": ("[train]\nglobal_batch = 0\n", "`train.global_batch` = 0: must be more than 0", ""),
+    "negative": ("[train]\nwarmup_steps = -1\n", "`train.warmup_steps` = -1: must not be negative", ""),
+    "no epochs": ("[train]\nepochs = 0\n", "`train.epochs` = 0.0: must be more than 0", ""),
+    "unknown task": ('[task]\nname = "text-clasification"\n', "no such task", "did you mean `text-classification`?"),
+    "own task not there": ('[task]\nname = "mine:build"\n', "there is no mine.py in", ""),
+    "own task misspelt": ('[task]\nname = "mine:bu ild"\n', "not of the form module:function", ""),
+    "missing file": ('[data]\nsource = "nowhere.csv"\n', "`data.source` = 'nowhere.csv': no such file", "start from"),
+    "built-in misspelt": (
+        '[data]\nsource = "python-doc"\n',
+        "no such file",
+        "did you mean the built-in `python-docs`?",
+    ),
+    "no labels": ('[task]\nname = "text-classification"\n', "has no labels to classify", "CSV"),
+    "unknown choice": ('[device]\nkind = "gpu"\n', "run.toml:2: `device.kind` = 'gpu': invalid enum value", ""),
+    "no capacity": ('[device]\nkind = "simulated"\n', "a simulated device needs a capacity", "2GiB"),
+    "bad size": ('[device]\ncapacity = "lots"\n', "'lots' is not a size", ""),
+    "not TOML": ("[train\n", "not valid TOML", ""),
+    "dotted key": ('train.schedule = "steps"\n', "run.toml:1: `train.schedule` = 'steps'", ""),
+}
+
+
+@pytest.mark.parametrize(("text", "message", "hint"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes(write, text, message, hint):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert hint in caught.value.hint
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load_config(tmp_path / "none.toml")
+    assert "memdash init" in caught.value.hint
+
+
+def test_a_directory_or_bytes_are_not_a_config(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "field", "value"),
+    [
+        ("train.micro_batch=4", "train", "micro_batch", 4),
+        ("run.name=my run", "run", "name", "my run"),
+        ("train.learning_rate = 1e-3", "train", "learning_rate", 1e-3),
+        ('data.where={source="imdb"}', "data", "where", {"source": "imdb"}),
+        ("model.config.hidden_size=64", "model", "config", {"hidden_size": 64}),
+    ],
+)
+def test_overrides(write, override, section, field, value):
+    assert getattr(getattr(load_config(write(""), [override]), section), field) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.micro_batch", "--set train.micro_batch: not of the form key=value"),
+        ("train.micro_batch=64", "--set: `train.micro_batch` = 64: more than"),
+        ("train.micro=4", "--set: unknown key `train.micro`"),
+        ("run.name.first=x", "--set run.name.first=x: name is not a table"),
+    ],
+)
+def test_wrong_overrides(write, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write('[run]\nname = "x"\n'), [override])
+    assert str(caught.value).startswith(message)
+
+
+def test_the_starter_config_is_the_defaults(write):
+    assert load_config(write(starter_config())) == RunConfig()
+
+
+def test_zero_micro_batch_is_the_whole_group():
+    assert RunConfig().micro_batch == RunConfig().train.global_batch
+
+
+def test_the_schema_describes_every_field():
+    schema = config_schema()
+    json.dumps(schema)
+    for name, section in schema["$defs"].items():
+        if name != "RunConfig":
+            assert all(field.get("description") for field in section["properties"].values()), name
