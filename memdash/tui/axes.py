@@ -17,15 +17,14 @@ class Axis:
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
-    unit: str = ""
 
 
 def byte_unit(largest: float) -> tuple[str, int]:
     """The unit in which a memory plot is labelled."""
-    for name, size in (("GiB", GIB), ("MiB", MIB)):
+    for name, size in (("G", GIB), ("M", MIB)):
         if largest >= size:
             return name, size
-    return "KiB", KIB
+    return "K", KIB
 
 
 def byte_axis(low: float, high: float, rows: int, capacity: float | None = None) -> Axis:
@@ -33,26 +32,24 @@ def byte_axis(low: float, high: float, rows: int, capacity: float | None = None)
     unit, size = byte_unit(high)
     step = _binary_step((high - low) / max(1, _room(rows)))
     if capacity is None:
-        low, high = math.floor(low / step) * step, math.ceil(high / step) * step
-        high = max(high, low + step)
+        low, high = _rounded(low, high, step)
     clear = (high - low) / max(1, rows) * 1.5  # a tick this near the capacity would collide with it
-    count = math.floor((high - low) / step + 1e-9)
-    values = [low + index * step for index in range(count + 1)]
-    ticks = [(value, f"{value / size:.3g}") for value in values if capacity is None or abs(value - capacity) > clear]
+    values = _multiples(step, low, high)
+    ticks = [
+        (value, _bytes(value, size, unit)) for value in values if capacity is None or abs(value - capacity) > clear
+    ]
     if capacity is not None:
-        ticks.append((capacity, _three_digits(capacity / size)))
-    return Axis(low, high, tuple(ticks), unit)
+        ticks.append((capacity, _bytes(capacity, size, unit)))
+    return Axis(low, high, tuple(ticks))
 
 
 def number_axis(low: float, high: float, rows: int) -> Axis:
-    """Steps of 1, 2 or 5; the ends are rounded outwards to a step."""
+    """Steps of 1, 2 or 5."""
     step = _decimal_step((high - low) / max(1, _room(rows)) or abs(high) or 1.0)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    last = max(last, first + 1)
+    low, high = _rounded(low, high, step)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    largest = max(abs(first), abs(last)) * step
-    ticks = tuple((index * step, _number(index * step, decimals, largest)) for index in range(first, last + 1))
-    return Axis(first * step, last * step, ticks)
+    largest = max(abs(low), abs(high))
+    return Axis(low, high, tuple((value, _number(value, decimals, largest)) for value in _multiples(step, low, high)))
 
 
 def time_ticks(start_s: float, end_s: float, columns: int, label_width: int = 11) -> tuple[tuple[float, str], ...]:
@@ -77,8 +74,19 @@ def elapsed(seconds: float) -> str:
 
 
 def _room(rows: int) -> int:
-    """How many steps fit: a tick on every third row at most, and never fewer than two."""
-    return min(8, max(2, rows // 3))
+    """How many steps fit: a tick on every second or third row at most, and never fewer than two."""
+    return min(8, max(2, rows // 2 if rows < 12 else rows // 3))
+
+
+def _rounded(low: float, high: float, step: float) -> tuple[float, float]:
+    """Outwards to a quarter of a step, so that the ends move seldom and little room is left empty."""
+    quarter = step / 4
+    low, high = math.floor(low / quarter + 1e-9) * quarter, math.ceil(high / quarter - 1e-9) * quarter
+    return low, max(high, low + step)
+
+
+def _multiples(step: float, low: float, high: float) -> list[float]:
+    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _binary_step(smallest: float) -> float:
@@ -90,8 +98,10 @@ def _decimal_step(smallest: float) -> float:
     return next(power * digit for digit in (1, 2, 5, 10) if power * digit >= smallest * (1 - 1e-9))
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+def _bytes(value: float, size: int, unit: str) -> str:
+    """`512M`, `7.6G`: as short as a narrow plot needs it; the G is a GiB."""
+    count = value / size
+    return f"{count:.0f}{unit}" if count >= 100 else f"{count:.3g}{unit}" if value else "0"
 
 
 def _number(value: float, decimals: int, largest: float) -> str:

@@ -93,13 +93,12 @@ def ending(state: wire.RunState) -> str:
 
 def _headroom(board: Board, where: str) -> Figure:
     headroom_bytes, capacity_bytes = board.headroom(where)
-    label = f"{where} headroom"
-    if where == "device" and simulated(board.device()):
-        label = "simulated headroom"
+    note = "simulated" if where == "device" and simulated(board.device()) else ""
     if headroom_bytes is None:
-        return Figure(label, "n/a", DIM)
+        return Figure(f"{where} headroom", "n/a", DIM, note)
     percent = format_percent(headroom_fraction(headroom_bytes, capacity_bytes))
-    return Figure(label, f"{format_bytes(headroom_bytes)} {percent}", DANGER_COLOURS[board.dangers[where]])
+    value = f"{format_bytes(headroom_bytes)} {percent}"
+    return Figure(f"{where} headroom", value, DANGER_COLOURS[board.dangers[where]], note)
 
 
 def _loss(state: wire.RunState) -> Figure:

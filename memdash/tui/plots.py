@@ -7,25 +7,34 @@ from dataclasses import dataclass
 
 from memdash.buckets import Bucket
 from memdash.tui.axes import Axis, byte_axis, number_axis, time_ticks
-from memdash.tui.palette import CAPACITY, shaded
+from memdash.tui.palette import shaded
 from memdash.tui.series import Track, Window
 
 DOTS_X, DOTS_Y = 2, 4  # of a braille cell
 LABEL_WIDTH = 5
 MIN_CANVAS = (8, 2)
-FILL_SHADE = 0.42
+AREA_SHADE = 0.2
 SMOOTH_PART = 12  # the smoothed curve looks back over this part of the canvas
 
 Columns = Sequence[Bucket | None]
+Points = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line through dots, counted from the lower left."""
+    """Dots, counted from the lower left, joined by a line or not."""
 
     colour: str
-    points: tuple[tuple[int, int], ...]
-    filled: bool = False
+    points: Points
+    joined: bool = True
+
+
+@dataclass(frozen=True)
+class Area:
+    """A shaded background: how many whole cells of each column of cells, from below."""
+
+    colour: str
+    heights: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,13 @@ class Plot:
     width: int
     height: int
     curves: tuple[Curve, ...] = ()
+    area: Area | None = None
     y_ticks: tuple[tuple[int, str], ...] = ()
+    """Row of cells from below, and label."""
     x_ticks: tuple[tuple[int, str], ...] = ()
-    limit: int | None = None
-    """Height of the capacity line in dots."""
-    limit_colour: str = CAPACITY
+    """Column of dots, and label."""
+    capped: bool = False
+    """Whether the capacity line runs along the lower edge of the top row, which nothing else uses."""
 
     @property
     def dots(self) -> tuple[int, int]:
@@ -64,96 +75,120 @@ def fits(width: int, height: int) -> bool:
 
 @dataclass(frozen=True)
 class Line:
-    """One series as asked for."""
+    """One series as asked for; the first of a plot is shaded below."""
 
     track: Track
     colour: str
-    filled: bool = False
 
 
 def memory_plot(
     size: tuple[int, int], view: Window, lines: Sequence[Line], capacity: float | None, *, zoomed: bool
-) -> tuple[Plot, Axis]:
-    """Series of bytes against their capacity, from zero; zoomed, from the lowest to the highest value shown."""
+) -> Plot:
+    """The highest of each column against the capacity, from zero; zoomed, from the lowest to the highest shown."""
     columns = [line.track.columns(view) for line in lines]
     low, high = _range(columns)
-    rows = canvas_rows(size[1])
-    if zoomed and high > 0:
+    capped = capacity is not None and not zoomed
+    rows = canvas_rows(size[1]) - capped
+    if zoomed:
         axis = byte_axis(low, high, rows)
     else:
-        top = max(high, capacity or 0, 1)
-        axis = byte_axis(0, top, rows, capacity) if capacity else byte_axis(0, top, rows)
-    curves: list[Curve] = []
-    for line, data in zip(lines, columns, strict=True):
-        if line.filled:
-            curves.append(Curve(shaded(line.colour, FILL_SHADE), _points(data, axis, rows, top_only=True), filled=True))
-    curves += (Curve(line.colour, _points(data, axis, rows)) for line, data in zip(lines, columns, strict=True))
-    limit = _dot(capacity, axis, rows) if capacity and axis.low <= capacity <= axis.high else None
-    return _plot(size, view, axis, curves, limit), axis
+        axis = byte_axis(0, max(high, capacity or 0, 1), rows, capacity)
+    heights = [_tops(data, axis, rows) for data in columns]
+    curves = [Curve(line.colour, points) for line, points in zip(lines, heights, strict=True)]
+    area = Area(shaded(lines[0].colour, AREA_SHADE), _area(heights[0], view.count))
+    return _plot(size, view, axis, rows, curves, area, capped=capped)
 
 
 def loss_plot(size: tuple[int, int], view: Window, track: Track, raw: str, smooth: str) -> Plot:
-    """The loss of every step, and its smoothed course."""
+    """The lowest and highest loss of each column as dots, and the smoothed course as a line."""
     columns = track.columns(view)
     rows = canvas_rows(size[1])
     axis = number_axis(*_range([columns]), rows)
-    curves = [
-        Curve(raw, _points(columns, axis, rows)),
-        Curve(smooth, _points(smoothed(columns), axis, rows)),
-    ]
-    return _plot(size, view, axis, curves)
+    course = _tops(smoothed(columns), axis, rows)
+    # two colours cannot share a cell: where the line runs, the dots give way
+    taken = {(x // DOTS_X, y // DOTS_Y) for x, y in course}
+    dots = tuple(dot for dot in _ends(columns, axis, rows) if (dot[0] // DOTS_X, dot[1] // DOTS_Y) not in taken)
+    return _plot(size, view, axis, rows, [Curve(raw, dots, joined=False), Curve(smooth, course)])
 
 
 def rate_plot(size: tuple[int, int], view: Window, track: Track, colour: str) -> Plot:
-    """A rate, from zero."""
-    columns = track.columns(view)
+    """A smoothed rate, from zero."""
+    columns = smoothed(track.columns(view))
     rows = canvas_rows(size[1])
     axis = number_axis(0.0, _range([columns])[1], rows)
-    curves = [
-        Curve(shaded(colour, FILL_SHADE), _points(smoothed(columns), axis, rows, top_only=True), filled=True),
-        Curve(colour, _points(smoothed(columns), axis, rows)),
-    ]
-    return _plot(size, view, axis, curves)
+    course = _tops(columns, axis, rows)
+    area = Area(shaded(colour, AREA_SHADE), _area(course, view.count))
+    return _plot(size, view, axis, rows, [Curve(colour, course)], area)
 
 
 def smoothed(columns: Columns) -> list[Bucket | None]:
-    """A moving average over what the columns hold, shorter at the start."""
+    """A moving average over what the columns hold, there and back again so that it does not lag behind."""
+    middles = [(bucket.minimum + bucket.maximum) / 2 for bucket in columns if bucket is not None]
     weight = 2 / (len(columns) / SMOOTH_PART + 1)
-    mean: float | None = None
-    result: list[Bucket | None] = []
-    for bucket in columns:
-        if bucket is None:
-            result.append(None)
-            continue
-        middle = (bucket.minimum + bucket.maximum) / 2
-        mean = middle if mean is None else mean + min(1.0, weight) * (middle - mean)
-        result.append(Bucket(mean, mean, mean))
+    means = iter(_averaged(_averaged(middles, weight)[::-1], weight)[::-1])
+    return [None if bucket is None else Bucket(mean := next(means), mean, mean) for bucket in columns]
+
+
+def _averaged(values: Sequence[float], weight: float) -> list[float]:
+    mean, result = 0.0, []
+    for seen, value in enumerate(values, 1):
+        mean += max(weight, 1 / seen) * (value - mean)
+        result.append(mean)
     return result
 
 
-def _plot(size: tuple[int, int], view: Window, axis: Axis, curves: Sequence[Curve], limit: int | None = None) -> Plot:
-    rows = canvas_rows(size[1])
-    y_ticks = tuple((_dot(value, axis, rows), label) for value, label in axis.ticks)
+def _plot(
+    size: tuple[int, int],
+    view: Window,
+    axis: Axis,
+    rows: int,
+    curves: Sequence[Curve],
+    area: Area | None = None,
+    *,
+    capped: bool = False,
+) -> Plot:
+    y_ticks = tuple((int(_height(value, axis, rows)) // DOTS_Y, label) for value, label in axis.ticks)
+    if capped:
+        y_ticks = (*y_ticks[:-1], (rows, y_ticks[-1][1]))
     times = time_ticks(view.elapsed_s(0), view.elapsed_s(view.count), view.count // DOTS_X)
     x_ticks = tuple((round((time_s - view.elapsed_s(0)) / view.width_s), label) for time_s, label in times)
-    return Plot(*size, tuple(curve for curve in curves if curve.points), y_ticks, x_ticks, limit)
+    x_ticks = tuple(tick for tick in x_ticks if 0 <= tick[0] < view.count)
+    return Plot(*size, tuple(curve for curve in curves if curve.points), area, y_ticks, x_ticks, capped)
 
 
-def _points(columns: Columns, axis: Axis, rows: int, *, top_only: bool = False) -> tuple[tuple[int, int], ...]:
-    """One dot a column, two where a column holds more than one height; both ends of a spike stay."""
-    points: list[tuple[int, int]] = []
-    for x, bucket in enumerate(columns):
-        if bucket is None:
-            continue
-        low, high, last = (_dot(value, axis, rows) for value in (bucket.minimum, bucket.maximum, bucket.last))
-        heights = [high] if top_only or low == high else [high, low] if last - low < high - last else [low, high]
-        points += ((x, height) for height in heights)
-    return tuple(points)
+def _tops(columns: Columns, axis: Axis, rows: int) -> Points:
+    """The highest dot of each column: no spike is lost."""
+    return tuple((x, _dot(bucket.maximum, axis, rows)) for x, bucket in enumerate(columns) if bucket is not None)
+
+
+def _ends(columns: Columns, axis: Axis, rows: int) -> Points:
+    """The lowest and the highest dot of each column."""
+    return tuple(
+        (x, _dot(value, axis, rows))
+        for x, bucket in enumerate(columns)
+        if bucket is not None
+        for value in {bucket.minimum, bucket.maximum}
+    )
+
+
+def _area(points: Points, count: int) -> tuple[int, ...]:
+    """Cells up to and with the one that a line runs through; it is straight between its points."""
+    lowest: dict[int, float] = {}
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        for x in range(x0, x1 + 1):
+            y = y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+            lowest[x // DOTS_X] = min(y, lowest.get(x // DOTS_X, y))
+    return tuple(int(lowest.get(cell, -DOTS_Y)) // DOTS_Y + 1 for cell in range(count // DOTS_X))
 
 
 def _dot(value: float, axis: Axis, rows: int) -> int:
-    top = rows * DOTS_Y - 1
-    return min(top, max(0, round((value - axis.low) / (axis.high - axis.low) * top)))
+    return round(_height(value, axis, rows))
+
+
+def _height(value: float, axis: Axis, rows: int) -> float:
+    """In dots; what lies beyond an end is shown at that end."""
+    part = (value - axis.low) / (axis.high - axis.low)
+    return min(1.0, max(0.0, part)) * (rows * DOTS_Y - 1)
 
 
 def _range(all_columns: Sequence[Columns]) -> tuple[float, float]:

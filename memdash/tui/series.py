@@ -32,12 +32,15 @@ class Window:
 
 
 def column_width(span_s: float, count: int) -> float:
-    """The smallest of 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6 ... seconds with which `count` columns cover the span."""
-    wanted = span_s / max(1, count)
-    power = max(0, math.ceil(math.log2(max(wanted, BASE_BUCKET_S) / BASE_BUCKET_S)))
-    width = BASE_BUCKET_S * float(2**power)
-    three_quarters = width * 0.75
-    return three_quarters if power >= 2 and three_quarters >= wanted else width
+    """The smallest of 0.25, 0.5 ... 1, 1.25, 1.5, 1.75, 2, 2.5 ... seconds with which `count` columns cover the span.
+
+    Four to seven times a power of two: each is a multiple of any bucket that is not far too wide for it.
+    """
+    wanted = max(1.0, span_s / max(1, count) / BASE_BUCKET_S)
+    if wanted <= 4:
+        return BASE_BUCKET_S * math.ceil(wanted)
+    power = 2.0 ** max(0, math.floor(math.log2(wanted)) - 2)
+    return BASE_BUCKET_S * power * math.ceil(wanted / power)
 
 
 def window(origin_s: float, now_s: float, span_s: float | None, count: int) -> Window:

@@ -103,9 +103,7 @@ def step(at_s: float, number: int, memory: wire.DeviceMemory | None = None, **ch
 
 def entry(seq: int, at_s: float, number: int, text: str, level: wire.Level = "info") -> wire.JournalEntry:
     """One journal line."""
-    return wire.JournalEntry(
-        seq=seq, time_s=T0 + at_s, attempt=0, step=number, level=level, kind="notice", text=text
-    )
+    return wire.JournalEntry(seq=seq, time_s=T0 + at_s, attempt=0, step=number, level=level, kind="notice", text=text)
 
 
 JOURNAL = (

@@ -38,6 +38,7 @@ _BY_NAME = {action.name: action for action in ACTIONS}
 class MainScreen(Screen[None]):
     """Header, progress, figures, plots, journal and output, keys."""
 
+    AUTO_FOCUS = ""
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-medium")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-short"), (34, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -8,16 +8,15 @@ from memdash.tui.palette import DIM, FAINT
 from memdash.tui.widgets.words import Words, WordsView
 
 CARDS_FROM_WIDTH = 176
-COLUMNS = 4
+NARROW_PARTS, PARTS = (0.29, 0.23, 0.23, 0.25), (0.34, 0.22, 0.22, 0.22)
 SHORT_LABELS = {
     "device headroom": "device",
-    "simulated headroom": "sim.dev",
     "host headroom": "host",
     "checkpoint": "ckpt",
     "examples/s": "ex/s",
     "tokens/s": "tok/s",
 }
-SHORT_BELOW = 28  # cells of a column
+LONG_LABELS_FROM_WIDTH = 100
 
 
 class FiguresView(WordsView):
@@ -43,32 +42,33 @@ def _cards(shown: list[Figure], width: int) -> Words:
 
 def _pairs(shown: list[Figure], width: int) -> Words:
     """Label and value beside each other, filled column by column."""
-    room = width // COLUMNS
     words: list[tuple[str, str]] = []
-    for row in (shown[0::2], shown[1::2]):
-        for column, figure in enumerate(row):
-            words += _pair(figure, room, _label_width(shown[2 * column : 2 * column + 2], room))
+    for row in (0, 1):
+        for column, part in enumerate(PARTS if width >= LONG_LABELS_FROM_WIDTH else NARROW_PARTS):
+            pair = shown[2 * column : 2 * column + 2]
+            room = int(width * part)
+            if row < len(pair):
+                words += _pair(pair[row], room, max(len(_label(figure, width)) for figure in pair) + 1, width)
         words.append(("\n", ""))
     return tuple(words[:-1])
 
 
-def _pair(figure: Figure, room: int, label_width: int) -> Words:
-    value = _cut(figure.value, max(0, room - label_width - 1)).rstrip()
-    left = room - label_width - len(value)
-    note = f"  {figure.note}" if len(figure.note) + 4 <= left else ""
+def _pair(figure: Figure, room: int, label_width: int, width: int) -> Words:
+    left = room - label_width - len(figure.value)
+    note = f"  {figure.note}" if 0 < len(figure.note) <= left - 3 else ""
     return (
-        (_label(figure, room).ljust(label_width), DIM),
-        (value, f"bold {figure.colour}"),
+        (_label(figure, width).ljust(label_width), DIM),
+        (_cut(figure.value, room - label_width)[: room - label_width].rstrip(), f"bold {figure.colour}"),
         (_cut(note, left), FAINT),
     )
 
 
-def _label_width(column: list[Figure], room: int) -> int:
-    return max(len(_label(figure, room)) for figure in column) + 1
-
-
-def _label(figure: Figure, room: int) -> str:
-    return SHORT_LABELS.get(figure.label, figure.label) if room < SHORT_BELOW else figure.label
+def _label(figure: Figure, width: int) -> str:
+    if width >= LONG_LABELS_FROM_WIDTH:
+        return figure.label
+    if figure.note == "simulated":  # there is no room for notes, and this one must not be missed
+        return "sim dev"
+    return SHORT_LABELS.get(figure.label, figure.label)
 
 
 def _cut(text: str, width: int) -> str:

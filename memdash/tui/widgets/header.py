@@ -23,7 +23,7 @@ class Header(WordsView):
         left = _left(board, state, connected)
         right = _right(board, state, clock_s)
         while right and length(left) + length(right) + 2 > width:
-            right = right[1:]  # the simulated label and the time stand last, because they matter most
+            right = right[1:]  # the label of a simulated device and the time stand last: they matter most
         self.show(apart(left, right, width))
 
 
@@ -43,8 +43,10 @@ def _right(board: Board, state: wire.RunState, clock_s: float) -> Words:
     """Least important first."""
     run = (f"{state.run_id}  ", FAINT)
     model = " ".join(filter(None, (state.model, format_count(state.num_parameters) if state.num_parameters else "")))
-    words: list[tuple[str, str]] = [run, (f"{model}  " if model else "", DIM), (f"{state.device}  ", DIM)]
-    words.append((format_duration(elapsed_s(board, clock_s)), TEXT))
+    words = [run, (f"{model}  " if model else "", DIM)]
     if simulated(board.device()):
-        words.append((" SIMULATED ", f"bold {BACKGROUND} on {LOSS}"))
+        words.append((" SIMULATED DEVICE ", f"bold {BACKGROUND} on {LOSS}"))
+    else:
+        words.append((state.device, DIM))
+    words.append((f"  {format_duration(elapsed_s(board, clock_s))}", TEXT))
     return tuple(word for word in words if word[0].strip())

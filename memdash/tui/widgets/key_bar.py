@@ -49,7 +49,7 @@ class KeyBar(Static):
         parts: list[Content | tuple[str, str]] = []
         for key, text, action, possible in self._keys:
             colours = (f"bold {INFO}", TEXT) if possible else (RULE, FAINT)
-            parts.append(Content.from_markup(f"[@click={action}][{colours[0]}]{key}[/] [{colours[1]}]{text}[/][/]  "))
+            parts.append(Content.from_markup(f"[{colours[0]}]{key}[/] [@click={action}][{colours[1]}]{text}[/][/]  "))
         used = sum(part.cell_length for part in parts if isinstance(part, Content))
         parts.append((" " * max(0, self.size.width - used - len(self._extra)), ""))
         parts.append((self._extra, DIM))

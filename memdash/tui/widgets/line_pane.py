@@ -39,7 +39,8 @@ class LinePane(ScrollView):
 
     def __init__(self, title: str, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
-        self.border_title = title
+        self.border_title = f" {title} "
+        self._follows = True
         self._lines: list[TextLine] = []
         self._strips: list[Strip] = []
         self._starts: list[int] = []
@@ -52,12 +53,20 @@ class LinePane(ScrollView):
 
     def show(self, lines: Sequence[TextLine], changed_from: int = 0) -> None:
         """Show these lines, of which those before `changed_from` are the same as before."""
-        follows = self.is_vertical_scroll_end
         self._lines[changed_from:] = lines[changed_from:]
+        follows = self._follows
         self._lay_out(changed_from)
         if follows:
-            self.scroll_end(animate=False, immediate=True)
+            # by hand: `scroll_end` does nothing before the scrollbar has been laid out
+            self.set_reactive(LinePane.scroll_target_y, float(self.max_scroll_y))
+            self.scroll_y = self.max_scroll_y
+            self._follows = True
         self.refresh()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Whoever scrolls up stays there; whoever scrolls back to the end follows it again."""
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = new_value >= self.max_scroll_y
 
     def render_line(self, y: int) -> Strip:
         """One row of the screen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from functools import lru_cache
 
 from rich.segment import Segment
@@ -12,7 +13,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from memdash.tui import plotting
-from memdash.tui.palette import BACKGROUND, DIM, FAINT, RULE, TEXT
+from memdash.tui.palette import BACKGROUND, DIM, FAINT, LOSS, RULE, TEXT
 from memdash.tui.plots import Plot
 
 Words = tuple[tuple[str, str], ...]
@@ -26,7 +27,6 @@ class PlotView(Widget):
         super().__init__(id=f"plot-{name}", classes="plot")
         self.plot: Plot | None = None
         self.reason = ""
-        self._title: Words = ()
         self._body: list[Strip] = []
         self._head = Strip.blank(0)
         self.paints = 0
@@ -37,12 +37,12 @@ class PlotView(Widget):
         """Cells of the picture under the title row."""
         return self.size.width, max(0, self.size.height - 1)
 
-    def show(self, title: Words, plot: Plot | None, reason: str = "") -> None:
+    def show(self, title: Title, plot: Plot | None, reason: str = "") -> None:
         """Show a plot, or the reason why there is none; costs nothing when both are the same as before."""
         if plot != self.plot or reason != self.reason or not self._body:
             self.plot, self.reason = plot, reason
             self._replace_body()
-        head = title_row(title, self.size.width)
+        head = title_row(title.words(self.size.width), self.size.width)
         if head != self._head:
             self._head = head
             self.refresh(Region(0, 0, self.size.width, 1))
@@ -73,18 +73,41 @@ class PlotView(Widget):
 
 
 def title_row(words: Words, width: int) -> Strip:
-    """`─ host memory GiB  ━ working set ───`."""
+    """`─ host memory  ━ working set ───`."""
     segments = [Segment("─ ", _style(RULE)), *(Segment(text, _style(colour)) for text, colour in words)]
     segments.append(Segment(" " + "─" * width, _style(RULE)))
     return Strip(segments).crop(0, width)
 
 
-def title_words(name: str, unit: str, legend: tuple[tuple[str, str], ...], colour: str = TEXT, note: str = "") -> Words:
-    """Name, unit, and a stroke of its colour before each series."""
-    words = [(name, colour), (f" {unit}" if unit else "", FAINT)]
-    for text, series_colour in legend:
-        words += [("  ━ ", series_colour), (text, DIM)]
-    return (*words, (f"  {note}" if note else "", FAINT))
+@dataclass(frozen=True)
+class Title:
+    """The words over a plot, with shorter ones for narrow panes."""
+
+    name: str
+    legend: tuple[tuple[str, str, str], ...] = ()
+    """Each series: name, short name, colour."""
+    colour: str = TEXT
+    notes: tuple[tuple[str, str], ...] = ()
+    """Text and colour of what is said after the legend, the most important first."""
+    label: str = ""
+    """Stands out after the name, however narrow the pane."""
+
+    def words(self, width: int) -> Words:
+        """The longest form that fits."""
+        forms = [(form, notes) for form in range(3) for notes in range(len(self.notes), -1, -1)]
+        for form, notes in forms:
+            words = self._form(form, notes)
+            if sum(len(text) for text, _ in words) + 4 <= width:
+                break
+        return words
+
+    def _form(self, form: int, notes: int) -> Words:
+        """0 = with room, 1 = tight, 2 = with short names."""
+        words = [(self.name, self.colour), (f" {self.label}" if self.label else "", LOSS)]
+        gap, stroke = (" ", "━") if form else ("  ", "━ ")
+        for name, short, colour in self.legend:
+            words += [(f"{gap}{stroke}", colour), (short if form == 2 else name, DIM)]
+        return (*words, *((f"{gap}{text}", colour) for text, colour in self.notes[:notes]))
 
 
 def reason_rows(reason: str, width: int, height: int) -> list[Strip]:

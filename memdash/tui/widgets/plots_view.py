@@ -20,16 +20,16 @@ from memdash.tui.palette import (
     THROUGHPUT,
     WORKING_SET,
 )
-from memdash.tui.plots import Line, Plot, canvas_columns, fits, loss_plot, memory_plot, rate_plot
+from memdash.tui.plots import Line, canvas_columns, fits, loss_plot, memory_plot, rate_plot
 from memdash.tui.series import Window, window
-from memdash.tui.widgets.plot_view import PlotView, title_words
+from memdash.tui.widgets.plot_view import PlotView, Title
 from memdash.units import format_bytes
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
 SPANS: tuple[tuple[str, float | None], ...] = (("all", None), ("30m", 1800.0), ("5m", 300.0), ("1m", 60.0))
-LONG_LEGEND_FROM_WIDTH = 56
+SHORT_NAME_BELOW_WIDTH = 50
 
 
 class PlotsView(Container):
@@ -62,25 +62,24 @@ class PlotsView(Container):
     def _host(self, view: PlotView, board: Board, clock_s: float) -> None:
         capacity = board.host.capacity_bytes if board.host else None
         lines = (
-            Line(board.series["host.working_set"], WORKING_SET, filled=True),
+            Line(board.series["host.working_set"], WORKING_SET),
             Line(board.series["host.process"], PROCESS_TREE),
         )
-        legend = (("working set", WORKING_SET), ("processes", PROCESS_TREE))
+        legend = (("working set", "work", WORKING_SET), ("process tree", "procs", PROCESS_TREE))
         self._memory(view, board, clock_s, "host", lines, capacity, legend)
 
     def _device(self, view: PlotView, board: Board, clock_s: float) -> None:
         memory = board.device()
         if memory is not None and memory.kind == "unavailable":
-            reason = memory.reason or f"{memory.device} has no allocator to read"
-            view.show(title_words("device memory", "", ()), None, reason)
+            view.show(Title("device memory"), None, memory.reason or f"{memory.device} has no allocator to read")
             return
         rank = f"device.{board.series.tightest_rank()}"
         lines = (
-            Line(board.series[f"{rank}.allocated"], ALLOCATED, filled=True),
+            Line(board.series[f"{rank}.allocated"], ALLOCATED),
             Line(board.series[f"{rank}.reserved"], RESERVED),
             Line(board.series[f"{rank}.peak"], PEAK),
         )
-        legend = (("allocated", ALLOCATED), ("reserved", RESERVED), ("peak", PEAK))
+        legend = (("allocated", "alloc", ALLOCATED), ("reserved", "resv", RESERVED), ("peak", "peak", PEAK))
         self._memory(view, board, clock_s, "device", lines, memory.capacity_bytes if memory else None, legend)
 
     def _memory(
@@ -91,47 +90,43 @@ class PlotsView(Container):
         where: str,
         lines: tuple[Line, ...],
         capacity: int | None,
-        legend: tuple[tuple[str, str], ...],
+        legend: tuple[tuple[str, str, str], ...],
     ) -> None:
-        plot, unit, limit = None, "", capacity
+        plot = None
         if fits(*view.plot_size) and any(line.track.last is not None for line in lines):
             window = self._window(view, board, clock_s)
-            plot, axis = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed)
-            unit = axis.unit
-            limit = None if plot.limit is not None else capacity
+            plot = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed)
         level = board.dangers[where]
-        name = _name(where, board, level, view.size.width)
-        if view.size.width >= LONG_LEGEND_FROM_WIDTH and capacity:
-            legend = (*legend, (f"capacity {format_bytes(capacity)}", CAPACITY))
-        note = "capacity off scale ↑" if limit and self.zoomed else ""
-        view.show(title_words(name, unit, legend, DANGER_COLOURS[level], note), plot, _WAITING)
+        notes = [(_DANGER_WORDS[level], DANGER_COLOURS[level])] if level else []
+        if capacity:
+            notes.append((f"▁ capacity {format_bytes(capacity)}{' off scale' if self.zoomed else ''}", CAPACITY))
+        label = "SIMULATED" if where == "device" and simulated(board.device()) else ""
+        title = Title(_name(where, board, view.size.width), legend, DANGER_COLOURS[level], tuple(notes), label)
+        view.show(title, plot, _WAITING)
 
     def _loss(self, view: PlotView, board: Board, clock_s: float) -> None:
         track = board.series["loss"]
         plot = None
         if fits(*view.plot_size) and track.last is not None:
             plot = loss_plot(view.plot_size, self._window(view, board, clock_s), track, LOSS_RAW, LOSS)
-        view.show(title_words("loss", "", (("smoothed", LOSS), ("each step", LOSS_RAW))), plot, _WAITING)
+        legend = (("smoothed", "smoothed", LOSS), ("lowest and highest", "raw", LOSS_RAW))
+        view.show(Title("loss", legend), plot, _WAITING)
 
     def _rate(self, view: PlotView, board: Board, clock_s: float) -> None:
         track = board.series["items_per_s"]
-        name = board.state.item_name if board.state else "examples"
-        plot: Plot | None = None
+        name = f"{board.state.item_name if board.state else 'examples'}/s"
+        plot = None
         if fits(*view.plot_size) and track.last is not None:
             plot = rate_plot(view.plot_size, self._window(view, board, clock_s), track, THROUGHPUT)
-        view.show(title_words("throughput", "", ((f"{name}/s", THROUGHPUT),)), plot, _WAITING)
+        view.show(Title("throughput", ((f"{name} smoothed", name, THROUGHPUT),)), plot, _WAITING)
 
 
 _WAITING = "waiting for the first samples"
+_DANGER_WORDS = {Danger.LOW: "LOW", Danger.CRITICAL: "ALMOST FULL"}
 
 
-def _name(where: str, board: Board, level: Danger, width: int) -> str:
-    name = f"{where} memory"
-    if where == "device":
-        if board.state and board.state.world_size > 1:
-            name += f" (rank {board.series.tightest_rank()}, the fullest)"
-        if simulated(board.device()):
-            name += " SIMULATED"
-    if level and width >= LONG_LEGEND_FROM_WIDTH:
-        name += " · headroom low" if level == Danger.LOW else " · ALMOST FULL"
+def _name(where: str, board: Board, width: int) -> str:
+    name = where if width < SHORT_NAME_BELOW_WIDTH else f"{where} memory"
+    if where == "device" and board.state and board.state.world_size > 1:
+        name += f" of rank {board.series.tightest_rank()}, the fullest"
     return name
