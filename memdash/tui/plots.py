@@ -147,9 +147,8 @@ def _plot(
     *,
     capped: bool = False,
 ) -> Plot:
-    y_ticks = tuple((int(_height(value, axis, rows)) // DOTS_Y, label) for value, label in axis.ticks)
-    if capped:
-        y_ticks = (*y_ticks[:-1], (rows, y_ticks[-1][1]))
+    top = canvas_rows(size[1]) - 1
+    y_ticks = tuple((min(top, int(_height(value, axis, rows)) // DOTS_Y), label) for value, label in axis.ticks)
     times = time_ticks(view.elapsed_s(0), view.elapsed_s(view.count), view.count // DOTS_X)
     x_ticks = tuple((round((time_s - view.elapsed_s(0)) / view.width_s), label) for time_s, label in times)
     x_ticks = tuple(tick for tick in x_ticks if 0 <= tick[0] < view.count)
@@ -182,13 +181,13 @@ def _area(points: Points, count: int) -> tuple[int, ...]:
 
 
 def _dot(value: float, axis: Axis, rows: int) -> int:
-    return round(_height(value, axis, rows))
+    return min(rows * DOTS_Y - 1, int(_height(value, axis, rows)))
 
 
 def _height(value: float, axis: Axis, rows: int) -> float:
-    """In dots; what lies beyond an end is shown at that end."""
+    """In dots from the lower edge, as the capacity line is; what lies beyond an end is shown at that end."""
     part = (value - axis.low) / (axis.high - axis.low)
-    return min(1.0, max(0.0, part)) * (rows * DOTS_Y - 1)
+    return min(1.0, max(0.0, part)) * rows * DOTS_Y + 1e-6
 
 
 def _range(all_columns: Sequence[Columns]) -> tuple[float, float]:

@@ -6,15 +6,13 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
-from textual.containers import VerticalScroll
-from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from memdash import wire
 from memdash.errors import ExitCode
 from memdash.tui.actions import ACTIONS
 from memdash.tui.palette import DANGER, DIM, GOOD, INFO, LOSS, LOSS_RAW, PEAK, PROCESS_TREE, TEXT, WARNING, WORKING_SET
+from memdash.tui.widgets.line_pane import LinePane, TextLine
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -33,7 +31,7 @@ _COLOURS = (
     (GOOD, "device memory allocated to tensors"),
     (PEAK, "the most that was allocated within each step"),
     (LOSS, "loss, smoothed"),
-    (LOSS_RAW, "loss of each step"),
+    (LOSS_RAW, "lowest and highest loss of the steps in one column"),
     (WARNING, "headroom under 10 % of capacity"),
     (DANGER, "capacity; headroom under 5 % of it; errors"),
 )
@@ -46,27 +44,36 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One scrolling text."""
-        with VerticalScroll(id="help", classes="dialog") as dialog:
-            dialog.border_title = "help"
-            dialog.border_subtitle = "escape: back"
-            yield Static(help_content())
+        pane = LinePane("help", id="help", classes="dialog")
+        pane.border_title = "help"
+        pane.border_subtitle = "↑↓ scroll · escape: back"
+        yield pane
+
+    def on_mount(self) -> None:
+        """From the top."""
+        pane = self.query_one(LinePane)
+        pane.show(help_lines(), follow=False)
+        pane.focus()
 
 
-def help_content() -> Content:
+def help_lines() -> list[TextLine]:
     """The whole page."""
-    parts: list[tuple[str, str]] = [("Keys\n", f"bold {TEXT}")]
-    for key, text in (*((action.key, action.help_text) for action in ACTIONS), *_OTHER_KEYS):
-        parts += [(f"  {key:<9}", f"bold {INFO}"), (f"{text}\n", DIM)]
-    parts.append(("\nHeadroom\n", f"bold {TEXT}"))
-    for where, function in (("device", wire.device_headroom_bytes), ("host", wire.host_headroom_bytes)):
-        parts += [(f"  {where:<9}", f"bold {INFO}"), (f"{_one_line(function.__doc__)}\n", DIM)]
-    parts.append(("\nColours\n", f"bold {TEXT}"))
-    for colour, text in _COLOURS:
-        parts += [("  ━━━      ", colour), (f"{text}\n", DIM)]
-    parts.append(("\nExit codes of `memdash run --headless`\n", f"bold {TEXT}"))
-    for code, text in exit_codes():
-        parts += [(f"  {code:<9}", f"bold {INFO}"), (f"{text}\n", DIM)]
-    return Content.assemble(*parts)
+    keys = [(action.key, action.help_text) for action in ACTIONS]
+    headroom = [
+        ("device", _one_line(wire.device_headroom_bytes.__doc__)),
+        ("host", _one_line(wire.host_headroom_bytes.__doc__)),
+    ]
+    return [
+        *_section("Keys", [(key, INFO, text) for key, text in (*keys, *_OTHER_KEYS)]),
+        *_section("Headroom", [(where, INFO, text) for where, text in headroom]),
+        *_section("Colours", [("━━━━", colour, text) for colour, text in _COLOURS]),
+        *_section("Exit codes of `memdash run --headless`", [(str(code), INFO, text) for code, text in exit_codes()]),
+    ]
+
+
+def _section(title: str, rows: list[tuple[str, str, str]]) -> list[TextLine]:
+    lines = [TextLine(text, DIM, ((f"  {word:<9}", colour),)) for word, colour, text in rows]
+    return [TextLine(title, TEXT), *lines, TextLine("")]
 
 
 def exit_codes() -> list[tuple[int, str]]:

@@ -108,7 +108,7 @@ class SplitScreen(ModalScreen[int | None]):
         split = str(self._split.with_micro_batch(size))
         now = "now" if size == self._split.micro_batch else ""
         kind = "simulated peak" if self._simulated else "peak"
-        peak = f"{kind} {format_bytes(self._peaks[size])}" if size in self._peaks else "not tried while watching"
+        peak = f"{kind} {format_bytes(self._peaks[size])}" if size in self._peaks else "no peak recorded"
         return (
             ("❯ " if chosen else "  ", f"bold {INFO}"),
             (f"{split:<18}", f"bold {TEXT}" if chosen else DIM),

@@ -7,7 +7,7 @@ from textual.widgets import Static
 
 from memdash.tui.actions import ACTIONS, label, refusal
 from memdash.tui.board import Board
-from memdash.tui.palette import DIM, FAINT, INFO, RULE, TEXT
+from memdash.tui.palette import DIM, INFO, RULE
 
 _Key = tuple[str, str, str, bool]
 """Key, label, Textual action, possible."""
@@ -48,8 +48,10 @@ class KeyBar(Static):
     def _content(self) -> Content:
         parts: list[Content | tuple[str, str]] = []
         for key, text, action, possible in self._keys:
-            colours = (f"bold {INFO}", TEXT) if possible else (RULE, FAINT)
-            parts.append(Content.from_markup(f"[{colours[0]}]{key}[/] [@click={action}][{colours[1]}]{text}[/][/]  "))
+            if possible:  # a link takes the widget's colour for links, whatever its own
+                parts.append(Content.from_markup(f"[bold {INFO}]{key}[/] [@click={action}]{text}[/]  "))
+            else:
+                parts.append(Content.from_markup(f"[{RULE}]{key} {text}[/]  "))
         used = sum(part.cell_length for part in parts if isinstance(part, Content))
         parts.append((" " * max(0, self.size.width - used - len(self._extra)), ""))
         parts.append((self._extra, DIM))

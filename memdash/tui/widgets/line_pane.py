@@ -51,9 +51,10 @@ class LinePane(ScrollView):
         """The lines as they were shown."""
         return ["".join(text for text, _ in line.prefix) + line.text for line in self._lines]
 
-    def show(self, lines: Sequence[TextLine], changed_from: int = 0) -> None:
+    def show(self, lines: Sequence[TextLine], changed_from: int = 0, *, follow: bool | None = None) -> None:
         """Show these lines, of which those before `changed_from` are the same as before."""
         self._lines[changed_from:] = lines[changed_from:]
+        self._follows = self._follows if follow is None else follow
         follows = self._follows
         self._lay_out(changed_from)
         if follows:

@@ -97,11 +97,10 @@ class PlotsView(Container):
             window = self._window(view, board, clock_s)
             plot = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed)
         level = board.dangers[where]
-        notes = [(_DANGER_WORDS[level], DANGER_COLOURS[level])] if level else []
-        if capacity:
-            notes.append((f"▁ capacity {format_bytes(capacity)}{' off scale' if self.zoomed else ''}", CAPACITY))
+        scale = " off scale" if self.zoomed else ""
+        notes = ((f"▁ capacity {format_bytes(capacity)}{scale}", CAPACITY),) if capacity else ()
         label = "SIMULATED" if where == "device" and simulated(board.device()) else ""
-        title = Title(_name(where, board, view.size.width), legend, DANGER_COLOURS[level], tuple(notes), label)
+        title = Title(_name(where, board, view.size.width), legend, DANGER_COLOURS[level], notes, label)
         view.show(title, plot, _WAITING)
 
     def _loss(self, view: PlotView, board: Board, clock_s: float) -> None:
@@ -122,11 +121,11 @@ class PlotsView(Container):
 
 
 _WAITING = "waiting for the first samples"
-_DANGER_WORDS = {Danger.LOW: "LOW", Danger.CRITICAL: "ALMOST FULL"}
+_MEMORY_WORDS = {Danger.NONE: "memory", Danger.LOW: "low", Danger.CRITICAL: "almost full"}
 
 
 def _name(where: str, board: Board, width: int) -> str:
-    name = where if width < SHORT_NAME_BELOW_WIDTH else f"{where} memory"
+    name = where if width < SHORT_NAME_BELOW_WIDTH else f"{where} {_MEMORY_WORDS[board.dangers[where]]}"
     if where == "device" and board.state and board.state.world_size > 1:
         name += f" of rank {board.series.tightest_rank()}, the fullest"
     return name
