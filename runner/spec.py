@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from memdash.config import RunConfig, parse_config, resolve_path
+from memdash.config import RunConfig, resolve_path
+from memdash.config_file import parse_config
 from memdash.errors import UsageError
 
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from memdash.config import RunConfig, config_schema, load_config, starter_config
+from memdash.config import RunConfig, config_schema, starter_config
+from memdash.config_file import load_config
 from memdash.errors import ConfigError
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Validate, create, launch, watch."""
     from memdash.commands._watch import terminal_problem, watch, watch_headless
-    from memdash.config import load_config
+    from memdash.config_file import load_config
     from memdash.supervisor.launch import launch_supervisor
 
     config = load_config(args.config, args.overrides)
