@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from runner.simulated import Stats
 
 
-class PythonBudget(TorchDispatchMode):
+class PythonBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Live bytes of the tensors that operations return; over the capacity the operation's result is refused."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = self._allocated = self._peak = self._num_ooms = 0
         self._host_depth = 0
         self._live: dict[int, Any] = {}
@@ -32,11 +32,11 @@ class PythonBudget(TorchDispatchMode):
     def start(self, capacity_bytes: int) -> None:
         """Begin to count."""
         self._capacity = capacity_bytes
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """End it."""
-        self.__exit__(None, None, None)
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def read(self) -> Stats:
         """Figures now; also restarts the peaks. Nothing is held in reserve."""

@@ -83,7 +83,7 @@ class Staging:
             elif name not in self._files:
                 fsync(path)
                 self._files[name] = {"size_bytes": path.stat().st_size, "sha256": sha256(path)}
-        size_bytes = sum(file["size_bytes"] for file in self._files.values())
+        size_bytes: int = sum(file["size_bytes"] for file in self._files.values())
         self.write_json(MANIFEST, manifest | {"schema": SCHEMA, "size_bytes": size_bytes, "files": dict(self._files)})
         fsync(self.path)
         return size_bytes
@@ -184,7 +184,7 @@ def choose(folder: Path, asked: str) -> tuple[Checkpoint, list[str]]:
         folder, ordered = path.parent, _from(path)
     else:
         ordered = sorted(_named(folder), key=lambda path: (_kind(path) == "full", _age(path)), reverse=True)
-    notes = []
+    notes: list[str] = []
     for path in ordered:
         try:
             return verify(path), notes

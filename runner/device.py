@@ -62,7 +62,7 @@ class CpuDevice:
     """No device: the model lives in host memory, which the supervisor watches."""
 
     name = "cpu"
-    capacity_bytes = None
+    capacity_bytes: int | None = None
 
     def __init__(self) -> None:
         reason = "no CUDA device here: only host memory is shown"
@@ -113,7 +113,7 @@ class CudaDevice:
         if self._cap_bytes is not None:
             total = torch.cuda.get_device_properties(self._index).total_memory
             torch.cuda.set_per_process_memory_fraction(self._cap_bytes / total, self._index)
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         self._read = cuda_memory(self._index)
         return ""
 

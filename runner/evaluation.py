@@ -10,7 +10,6 @@ from functools import partial
 import torch
 
 from memdash.agent.session import Session
-from memdash.batching import slices
 from runner.oom import OutOfMemory, attempt
 from runner.randomness import RngState
 from runner.tasks.protocol import Task

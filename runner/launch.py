@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
 
 from memdash.agent.session import Session
 from memdash.batching import BatchSplit
@@ -26,6 +25,9 @@ from runner.step import GroupStep
 from runner.tasks.opening import open_task
 from runner.tasks.protocol import Task
 from runner.training_state import Progress, TrainingState, read_training
+
+if TYPE_CHECKING:
+    from torch.optim import AdamW
 
 
 def prepare(spec: Spec, session: Session) -> Loop:

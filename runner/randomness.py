@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def mix(*parts: int | str) -> int:
@@ -37,29 +38,29 @@ class RngState:
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
-    torch: torch.Tensor
-    cuda: tuple[torch.Tensor, ...]
+    cpu: Tensor
+    cuda: tuple[Tensor, ...]
 
     @classmethod
     def capture(cls) -> RngState:
         """Read all generators that a model could draw from."""
         numpy_state = np.random.get_state(legacy=False)
         assert isinstance(numpy_state, dict)
-        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()
+        cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
         return cls(random.getstate(), numpy_state, torch.get_rng_state(), cuda)
 
     def restore(self) -> None:
         """Set them back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
-        torch.set_rng_state(self.torch)
+        torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The bulk of it as byte tensors."""
         key = np.ascontiguousarray(self.numpy["state"]["key"])
-        states = {"torch": self.torch, "numpy": torch.from_numpy(key.view(np.uint8).copy())}
+        states = {"torch": self.cpu, "numpy": torch.from_numpy(key.view(np.uint8).copy())}
         return states | {f"cuda{index}": state for index, state in enumerate(self.cuda)}
 
     def scalars(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class RngState:
         return {"python": self.python, "numpy": numpy | {"pos": self.numpy["state"]["pos"]}}
 
     @classmethod
-    def from_saved(cls, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> RngState:
+    def from_saved(cls, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> RngState:
         """What `tensors` and `scalars` gave."""
         version, internal, gauss = scalars["python"]
         numpy = dict(scalars["numpy"])

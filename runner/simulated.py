@@ -39,7 +39,7 @@ class Stats(ctypes.Structure):
     peak_reserved: int
     num_alloc_retries: int
     num_ooms: int
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, ctypes.c_int64)
         for name in (
             "capacity",

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from memdash.agent.session import Session
 from memdash.batching import BatchSplit, slices
@@ -21,6 +20,9 @@ from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_mic
 from runner.optimizer import Versions, commit
 from runner.tasks.protocol import Batch, Task
 from runner.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_RECOVERIES = 100  # a run that needs more makes no progress worth having; a person should look at it
 MAX_SAME_SIZE = 3  # per size: fragmentation that keeps coming back is not cured by emptying the cache

@@ -12,11 +12,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from memdash.errors import CheckpointIncomplete, UsageError
 from memdash.wire import CheckpointKind
@@ -24,6 +23,9 @@ from runner.checkpoint import Staging
 from runner.device import Device
 from runner.randomness import RngState
 from runner.tensorfile import size_bytes, write_tensors
+
+if TYPE_CHECKING:
+    from torch.optim import AdamW
 
 WEIGHTS, STATE, TRAINING = "model.safetensors", "state.safetensors", "training.json"
 
@@ -107,7 +109,7 @@ def _read(path: Path, prefix: str) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}
 
 
 @torch.no_grad()

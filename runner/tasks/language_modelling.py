@@ -52,7 +52,7 @@ class LanguageModelling:
             AutoModelForMaskedLM if self.is_masked else AutoModelForCausalLM, self._spec, self._config
         )
         if not self.is_masked:
-            model.config.use_cache = False  # keys and values of the past are of no use in training
+            model.config.use_cache = False  # type: ignore[union-attr]  # keys and values of the past are of no use in training
         return model
 
     def collate(self, part: Part, indices: Sequence[int], epoch: int) -> Batch:

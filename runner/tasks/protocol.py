@@ -49,5 +49,5 @@ class Task(Protocol):
         """Add what a checkpoint needs besides the weights, such as a tokenizer. May do nothing."""
 
 
-REQUIRED = ("name", "item_name", "train_lengths", "validation_lengths", "build_model", "collate", "count_items")
-REQUIRED += ("loss_sum", "metric_sums", "save_files")
+REQUIRED: tuple[str, ...] = ("name", "item_name", "train_lengths", "validation_lengths", "build_model", "collate")
+REQUIRED += ("count_items", "loss_sum", "metric_sums", "save_files")
