@@ -98,6 +98,7 @@ class Dashboard(App[DashboardExit]):
         """All history follows."""
         self.lost_text = ""
         if message.again:
+            self.board.start_over()
             self.notify("connected to the supervisor again")
 
     def on_telemetry_arrived(self) -> None:
@@ -109,7 +110,7 @@ class Dashboard(App[DashboardExit]):
         self._take_inbox()
         for pending in self.board.pending.values():
             self.notify(f"no answer to: {pending.text}", severity="warning", markup=False)
-        self.board.start_over()
+        self.board.pending.clear()
         retry = f"trying again in {message.retry_in_s:.1f} s (try {message.attempt})"
         self.lost_text = f"supervisor lost, reconnecting: {retry} · training goes on without it · {message.reason}"
         self.draw()

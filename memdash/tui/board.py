@@ -35,7 +35,6 @@ class Board:
         fresh = Board()
         self.series, self.journal, self.output = fresh.series, fresh.journal, fresh.output
         self.journal_version += 1
-        self.pending.clear()
 
     def take(self, message: wire.FromSupervisor) -> None:
         """Take in one message."""
