@@ -13,6 +13,8 @@ import pytest
 
 os.environ.pop("NO_COLOR", None)  # it would change every picture of the dashboard
 
+pytest_plugins = ["tests.supervised"]
+
 WAIT_S = 20.0
 
 

@@ -70,8 +70,8 @@ async def _follow(directory: RunDirectory) -> wire.RunState:
         try:
             async for message in client.messages():
                 printer.show(message)
-                if isinstance(message, wire.RunState) and message.status in wire.FINAL_STATUSES:
-                    return message
+                if printer.caught_up and printer.state and printer.state.status in wire.FINAL_STATUSES:
+                    return printer.state
         finally:
             await client.close()
 
@@ -87,18 +87,22 @@ class _Printer:
     """Turns messages into lines; knows when the last progress line was printed."""
 
     def __init__(self) -> None:
-        self._state: wire.RunState | None = None
+        self.state: wire.RunState | None = None
+        self.caught_up = False
+        """Whether all that happened before we came has been shown."""
         self._printed_s = 0.0
         self._journal_seq = 0
 
     def show(self, message: wire.FromSupervisor) -> None:
         """Print what is worth a line."""
         if isinstance(message, wire.RunState):
-            self._state = message
+            self.state = message
             now_s = asyncio.get_running_loop().time()
             if message.step and now_s - self._printed_s >= LINE_EVERY_S:
                 self._printed_s = now_s
                 print(progress_line(message), flush=True)
+        elif isinstance(message, wire.Backfilled):
+            self.caught_up = True
         elif isinstance(message, wire.JournalEntry) and message.seq > self._journal_seq:
             self._journal_seq = message.seq
             print(f"[step {message.step}] {message.kind}: {message.text}", flush=True)

@@ -89,7 +89,8 @@ class Control:
         del self._pending[pending.command.command_id]
         ack = pending.acks[0]
         self._telemetry.advance(CommandApplied(pending.command))
-        self._telemetry.journal("good", "ack", ack.result)
+        saved = isinstance(pending.command, wire.SaveCheckpoint)  # its CheckpointSaved has said the rest
+        self._telemetry.journal("good", "ack", "SaveCheckpoint done" if saved else ack.result)
         pending.reply(_result(pending.command, ok=True, text=ack.result, step=ack.applied_at_step))
 
     def _fail(self, pending: Pending, why: str) -> None:

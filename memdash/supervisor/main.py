@@ -184,9 +184,7 @@ class _Supervisor:
         kills = self._sampler.oom_kills() if self._sampler else 0
         self._rank = None
         error = python_error(self._output.tail())
-        self._telemetry.advance(
-            RankExited(time_s=time.time(), exit_code=rank.exit_code, oom_kills=kills, error=error)
-        )
+        self._telemetry.advance(RankExited(time_s=time.time(), exit_code=rank.exit_code, oom_kills=kills, error=error))
         self._idle_since_s = time.monotonic()
 
     def _read_output(self) -> None:

@@ -16,6 +16,7 @@ from memdash.units import format_bytes, format_duration
 
 STATE_INTERVAL_S = 0.25  # most broadcasts of the whole state a second: 4
 STATE_SAVE_S = 5.0  # how old state.json may be while nothing important happens
+ANNOUNCED = ("pausing", "stopping")  # the command's own entry has said it
 
 
 class Telemetry:
@@ -42,7 +43,8 @@ class Telemetry:
         before, self.state = self.state, advance(self.state, event)
         self._changed |= self.state is not before
         if self.state.status != before.status:
-            self.journal(_status_level(self.state.status), "state", _status_text(self.state))
+            if self.state.status not in ANNOUNCED:
+                self.journal(_status_level(self.state.status), "state", _status_text(self.state))
             self.flush_state()
 
     def journal(self, level: wire.Level, kind: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""A real supervisor with a fake rank under it, and real dashboards' connections."""
+"""Fixtures: a real supervisor with a fake rank under it, and real dashboards' connections."""
 
 from __future__ import annotations
 

@@ -1,0 +1,149 @@
+"""The verbs as a shell sees them: what they print and how they exit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from memdash.commands import VERBS, main
+from memdash.errors import ExitCode
+from tests.conftest import wait_until
+
+
+def test_every_verb_has_a_help(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as caught:
+            main([verb, "--help"])
+        assert caught.value.code == 0
+        assert (VERBS[verb].__doc__ or "").strip().splitlines()[0] in capsys.readouterr().out
+
+
+def test_the_help_lists_the_verbs_and_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "supervise" not in text
+    for verb in VERBS.keys() - {"supervise"}:
+        assert f" {verb} " in text
+    assert "10 stopped, 11 failed, 12 out of device memory, 13 killed" in text
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["run"], ["batch", "x"], ["run", "x.toml", "--detach", "--headless"]])
+def test_wrong_use_is_2(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == ExitCode.USAGE
+    assert "usage: memdash" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["run", "none.toml"], ExitCode.USAGE, "memdash: none.toml: no such file"),
+        (["attach"], ExitCode.USAGE, "there are no runs"),
+        (["attach", "x"], ExitCode.USAGE, "there is no run 'x'"),
+        (["pause", "x"], ExitCode.USAGE, "there is no run 'x'"),
+    ],
+)
+def test_mistakes_are_one_line_on_stderr(argv, code, message, capsys):
+    assert main(argv) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_wrong_config_starts_nothing(tmp_path, capsys):
+    path = tmp_path / "run.toml"
+    path.write_text("[train]\nmicro_bach = 3\n")
+    assert main(["run", str(path), "--headless"]) == ExitCode.USAGE
+    assert "did you mean `micro_batch`?" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_init_writes_a_config_once(tmp_path, capsys):
+    path = tmp_path / "new.toml"
+    assert main(["init", str(path)]) == ExitCode.OK
+    assert f"memdash run {path}" in capsys.readouterr().out
+    assert main(["init", str(path)]) == ExitCode.USAGE
+    assert main(["init", str(path), "--force"]) == ExitCode.OK
+    assert main(["init", str(tmp_path / "no" / "dir.toml")]) == ExitCode.USAGE
+
+
+def test_schema_is_json(capsys):
+    assert main(["schema"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["title"] == "memdash run config"
+
+
+def test_controlling_a_run_by_verbs(start_run, capsys):
+    run = start_run()
+    run.order("ss")
+    wait_until(lambda: "training fake" in " ".join(run.journal()), "the rank")
+    run.order("s")
+    assert main(["pause", run.run_id]) == ExitCode.OK
+    assert "paused at step" in capsys.readouterr().out
+    assert main(["pause", "fa"]) == ExitCode.COMMAND
+    assert "already paused" in capsys.readouterr().err
+    assert main(["batch", run.run_id, "--micro-batch", "4"]) == ExitCode.OK
+    assert "4 x 4 = 16" in capsys.readouterr().out
+    assert main(["batch", "--micro-batch", "99", "--json"]) == ExitCode.COMMAND
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+    assert main(["checkpoint", "--full"]) == ExitCode.OK
+    assert "full checkpoint" in capsys.readouterr().out
+    assert main(["empty-cache"]) == ExitCode.OK
+    assert main(["resume"]) == ExitCode.OK
+    capsys.readouterr()
+    assert main(["ls"]) == ExitCode.OK
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split()[:3] == ["fake", "running", "3/1000"]
+    assert main(["stop", "--save", "light"]) == ExitCode.OK
+    run.wait_for_end()
+    capsys.readouterr()
+    assert main(["ls", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["status"] == "stopped"
+    wait_until(lambda: main(["pause", "fake"]) == ExitCode.LINK, "the supervisor to leave")
+
+
+@pytest.mark.parametrize(
+    ("orders", "code", "verdict"),
+    [
+        ("sse", ExitCode.OK, "fake finished; step 2 of 1000"),
+        ("ssx", ExitCode.FAILED, "fake failed: ZeroDivisionError: as the test asked"),
+        ("sO", ExitCode.OUT_OF_MEMORY, "fake oom: one example does not fit"),
+        ("sk", ExitCode.KILLED, "fake killed: killed by SIGKILL"),
+    ],
+)
+def test_headless_follows_to_the_end_and_exits_with_the_outcome(start_run, capfd, orders, code, verdict):
+    run = start_run()
+    run.order(orders)
+    assert main(["attach", "--headless"]) == code
+    assert verdict in capfd.readouterr().out
+
+
+def test_without_a_terminal_it_prints_lines_and_says_so(start_run):
+    run = start_run()
+    run.order("sse")
+    done = subprocess.run(
+        [sys.executable, "-m", "memdash", "attach"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == ExitCode.OK
+    assert "no terminal here: printing lines" in done.stderr
+    assert "[step" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error(start_run):
+    run = start_run()
+    run.order("sse")
+    run.wait_for_end()
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m memdash schema | head -1"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
