@@ -17,6 +17,7 @@ from memdash.units import format_bytes, parse_bytes
 from memdash.wire import DeviceMemory
 
 Batch = dict[str, Tensor]
+HostScope = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Device(Protocol):

@@ -72,7 +72,7 @@ class Evaluation:
     def _one(self, indices: Sequence[int]) -> tuple[dict[str, float], int]:
         with self._state.device.host():
             batch = self._task.collate("validation", indices, 0)
-        num_items = self._task.count_items(batch)
+            num_items = self._task.count_items(batch)
         return self._task.metric_sums(self._state.model, self._state.device.put(batch)), num_items
 
     def _shrink(self, failure: OutOfMemory, batch_size: int) -> int:

@@ -139,32 +139,35 @@ def next_micro_batch(failure: OutOfMemory, group: int, micro_batch: int, *, trie
 class Snapshot:
     """What a forward pass changes besides gradients: the generators and the model's buffers (BatchNorm's statistics).
 
-    Kept on the host. A buffer is copied again only when it was written to, so constant buffers cost nothing.
+    Kept on the host, in memory that is allocated once.
     """
 
     def __init__(self, model: nn.Module, device: Device) -> None:
         self._model = model
         self._device = device
-        self._copies: dict[str, tuple[Tensor, int, Tensor]] = {}
+        self._copies: dict[str, tuple[Tensor, Tensor]] = {}
         self.take()
 
+    @torch.no_grad()
     def take(self) -> None:
-        """Remember this moment."""
+        """Remember this moment.
+
+        Every buffer is copied: versions do not tell which were written to, since BatchNorm does not count its writes.
+        """
         with self._device.host():
             self.rng = RngState.capture()
             for name, buffer in self._model.named_buffers():
                 known = self._copies.get(name)
-                if known is None or known[0] is not buffer or known[1] != buffer._version:
-                    copy = buffer.detach().to("cpu", copy=True)
-                    self._copies[name] = (buffer, buffer._version, copy)
+                if known is not None and known[0] is buffer:
+                    known[1].copy_(buffer)
+                else:
+                    self._copies[name] = (buffer, buffer.detach().to("cpu", copy=True))
 
     @torch.no_grad()
     def restore(self) -> None:
         """Go back to it, also where a module has put another tensor in a buffer's place."""
         self.rng.restore()
-        for name, (buffer, version, copy) in self._copies.items():
+        for name, (buffer, copy) in self._copies.items():
             owner, _, leaf = name.rpartition(".")
             self._model.get_submodule(owner)._buffers[leaf] = buffer
-            if buffer._version != version:
-                buffer.copy_(copy)
-                self._copies[name] = (buffer, buffer._version, copy)
+            buffer.copy_(copy)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from memdash.config import TrainSection
+from runner.device import HostScope
 
 
 def make_optimizer(model: nn.Module, train: TrainSection) -> AdamW:
@@ -73,7 +74,7 @@ class Plan:
         return train.learning_rate * max(0.0, share)
 
 
-def commit(optimizer: AdamW, learning_rate: float, max_grad_norm: float) -> float:
+def commit(optimizer: AdamW, learning_rate: float, max_grad_norm: float, host: HostScope) -> float:
     """Clip over the whole group, then update; the norm before clipping. Never inside a retry: see Versions."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -81,12 +82,16 @@ def commit(optimizer: AdamW, learning_rate: float, max_grad_norm: float) -> floa
     norm = nn.utils.get_total_norm(gradients)
     if max_grad_norm:
         nn.utils.clip_grads_with_norm_(_parameters(optimizer), max_grad_norm, norm)
-    optimizer.step()
+    with host():  # the fused update takes no device memory; the scalars it makes on the way are the CPU's
+        optimizer.step()
     return float(norm)
 
 
 class Versions:
-    """Tells an update that never began from one that is torn: every in-place write counts up a tensor's version."""
+    """Tells an update that never began from one that is torn, by the versions that in-place writes count up.
+
+    A fused kernel does not count its writes to parameters, but AdamW counts `step` up before it starts one.
+    """
 
     def __init__(self, optimizer: AdamW) -> None:
         self._optimizer = optimizer

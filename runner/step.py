@@ -60,7 +60,8 @@ class GroupStep:
         while True:
             loss, num_items = self._accumulate(indices, epoch)
             versions = Versions(self._state.optimizer)
-            norm = attempt(partial(commit, self._state.optimizer, learning_rate, max_grad_norm))
+            host = self._state.device.host
+            norm = attempt(partial(commit, self._state.optimizer, learning_rate, max_grad_norm, host))
             if not isinstance(norm, OutOfMemory):
                 self._state.optimizer.zero_grad(set_to_none=True)
                 return StepResult(loss, norm, num_items, longest)
@@ -72,18 +73,19 @@ class GroupStep:
     def _accumulate(self, indices: Sequence[int], epoch: int) -> tuple[float, int]:
         """Gradients of the group's mean loss, whatever split it takes; the loss and its number of items."""
         while True:
-            batches = self._collate(indices, epoch)
-            num_items = sum(self._task.count_items(batch) for batch in batches)
+            batches, num_items = self._collate(indices, epoch)
             loss = attempt(partial(self._forward_backward, batches, max(1, num_items)))
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
             self._shrink(loss, indices)
 
-    def _collate(self, indices: Sequence[int], epoch: int) -> list[Batch]:
+    def _collate(self, indices: Sequence[int], epoch: int) -> tuple[list[Batch], int]:
+        """The whole group on the host, and what its loss is averaged over."""
         with self._state.device.host():
             cuts = slices(len(indices), self.split.micro_batch)
-            return [self._task.collate("train", indices[start:stop], epoch) for start, stop in cuts]
+            batches = [self._task.collate("train", indices[start:stop], epoch) for start, stop in cuts]
+            return batches, sum(self._task.count_items(batch) for batch in batches)
 
     def _forward_backward(self, batches: list[Batch], num_items: int) -> float:
         """Every slice's sum over the *group's* items: the same gradient however the group is cut.

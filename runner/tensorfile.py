@@ -6,7 +6,6 @@ those of one. Reading is left to safetensors.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -15,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner.device import HostScope
+
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64",
 }  # fmt: skip
 CHUNK_BYTES = 8 << 20
-HostScope = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 def unique_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
