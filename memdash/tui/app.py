@@ -56,7 +56,7 @@ class Dashboard(App[DashboardExit]):
 
     CSS_PATH = "dashboard.tcss"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [("ctrl+q", "detach", "detach"), ("ctrl+c", "detach", "detach")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q,ctrl+c", "detach", "detach", show=False, priority=True)]
 
     def __init__(self, connect: Callable[[], Awaitable[ClientLike]], *, clock: Callable[[], float] = time.time) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def byte_axis(low: float, high: float, rows: int, capacity: float | None = None)
 
 def number_axis(low: float, high: float, rows: int) -> Axis:
     """Steps of 1, 2 or 5."""
-    if high - low < abs(high) * 1e-3:  # one value alone stands in the middle
+    if high - low <= abs(high) * 1e-3:  # one value alone stands in the middle
         low, high = low - (abs(low) * 0.1 or 1.0), high + (abs(high) * 0.1 or 1.0)
     step = _decimal_step((high - low) / max(1, _room(rows)))
     low, high = _rounded(low, high, step)

@@ -14,6 +14,7 @@ DOTS_X, DOTS_Y = 2, 4  # of a braille cell
 LABEL_WIDTH = 5
 MIN_CANVAS = (8, 2)
 AREA_SHADE = 0.2
+BRIEF_S = 1.0  # a column that is over so soon is drawn while it fills
 SMOOTH_PART = 12  # the smoothed curve looks back over this part of the canvas
 
 Columns = Sequence[Bucket | None]
@@ -101,10 +102,10 @@ def memory_plot(
 
 def loss_plot(size: tuple[int, int], view: Window, track: Track, raw: str, smooth: str) -> Plot:
     """The lowest and highest loss of each column as dots, and the smoothed course as a line."""
-    columns = track.columns(view)
+    columns = _settled(track, view)
     rows = canvas_rows(size[1])
     axis = number_axis(*_range([columns]), rows)
-    course = _tops(smoothed(columns), axis, rows)
+    course = _tops(smoothed(columns, view.count), axis, rows)
     # two colours cannot share a cell: where the line runs, the dots give way
     taken = {(x // DOTS_X, y // DOTS_Y) for x, y in course}
     dots = tuple(dot for dot in _ends(columns, axis, rows) if (dot[0] // DOTS_X, dot[1] // DOTS_Y) not in taken)
@@ -113,7 +114,7 @@ def loss_plot(size: tuple[int, int], view: Window, track: Track, raw: str, smoot
 
 def rate_plot(size: tuple[int, int], view: Window, track: Track, colour: str) -> Plot:
     """A smoothed rate, from zero."""
-    columns = smoothed(track.columns(view))
+    columns = smoothed(_settled(track, view), view.count)
     rows = canvas_rows(size[1])
     axis = number_axis(0.0, _range([columns])[1], rows)
     course = _tops(columns, axis, rows)
@@ -121,10 +122,16 @@ def rate_plot(size: tuple[int, int], view: Window, track: Track, colour: str) ->
     return _plot(size, view, axis, rows, [Curve(colour, course)], area)
 
 
-def smoothed(columns: Columns) -> list[Bucket | None]:
-    """A moving average over what the columns hold, there and back again so that it does not lag behind."""
+def _settled(track: Track, view: Window) -> Columns:
+    """Without the column that is still filling, for plots that nobody has to react to: they change once a column."""
+    columns = track.columns(view)
+    return columns if view.width_s <= BRIEF_S else columns[: view.settled]
+
+
+def smoothed(columns: Columns, count: int) -> list[Bucket | None]:
+    """A moving average over a part of `count` columns, there and back again so that it does not lag behind."""
     middles = [(bucket.minimum + bucket.maximum) / 2 for bucket in columns if bucket is not None]
-    weight = 2 / (len(columns) / SMOOTH_PART + 1)
+    weight = 2 / (max(SMOOTH_PART, count) / SMOOTH_PART + 1)
     means = iter(_averaged(_averaged(middles, weight)[::-1], weight)[::-1])
     return [None if bucket is None else Bucket(mean := next(means), mean, mean) for bucket in columns]
 

@@ -25,6 +25,8 @@ class Window:
     count: int
     origin_s: float
     """Unix time of elapsed 0."""
+    settled: int
+    """Columns before this one hold all that they ever will."""
 
     def elapsed_s(self, column: float) -> float:
         """Seconds since the origin at the left edge of a column."""
@@ -49,7 +51,8 @@ def window(origin_s: float, now_s: float, span_s: float | None, count: int) -> W
     span = elapsed if span_s is None else min(elapsed, span_s)
     width = column_width(span, count - 1)
     first, last = math.floor(origin_s / width), math.floor(now_s / width)
-    return Window(max(first, last - count + 1), width, count, origin_s)
+    start = max(first, last - count + 1)
+    return Window(start, width, count, origin_s, settled=last - start)
 
 
 class Track:

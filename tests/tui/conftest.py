@@ -75,5 +75,5 @@ Until = Callable[[Callable[[], object]], Awaitable[None]]
 async def until(predicate: Callable[[], object], timeout_s: float = 10.0) -> None:
     """Wait for something to become true, and fail when it does not."""
     async with asyncio.timeout(timeout_s):
-        while not predicate():
+        while not predicate():  # noqa: ASYNC110 - any predicate will do
             await asyncio.sleep(0.01)

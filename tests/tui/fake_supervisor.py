@@ -14,7 +14,7 @@ import msgspec
 
 from memdash import wire
 from memdash.locations import socket_path
-from memdash.units import GIB
+from memdash.units import GIB, MIB
 from tests.tui import scenes
 
 
@@ -24,7 +24,8 @@ class FakeSupervisor:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.started_s = time.time()
-        self.state = scenes.state(run_id=options.run_id, created_s=self.started_s, status="running", step=0)
+        created_s = self.started_s - options.age
+        self.state = scenes.state(run_id=options.run_id, created_s=created_s, status="running", step=0)
         self.micro_batch = 8
         self.journal: list[wire.JournalEntry] = []
         self.writers: list[asyncio.StreamWriter] = []
@@ -58,13 +59,40 @@ class FakeSupervisor:
         """One dashboard."""
         wire.decode(wire.hello, (await reader.readline()).rstrip(b"\n"))
         welcome = wire.Welcome(protocol_version=wire.PROTOCOL_VERSION, run_id=self.state.run_id, attempt=0, pid=1)
-        for message in (welcome, self.state, *self.journal, wire.Backfilled()):
+        for message in (welcome, self.state, *self.journal, *self.history(), wire.Backfilled()):
             self.tell(message, writer)
         self.writers.append(writer)
         while line := await reader.readline():
             self.obey(wire.decode(wire.from_viewer, line.rstrip(b"\n")), writer)
         self.writers.remove(writer)
         writer.close()
+
+    def history(self) -> list[wire.SeriesHistory]:
+        """What would have been recorded before this program was started."""
+        first, last = int(self.state.created_s / 4), int(self.started_s / 4)
+        if first == last:
+            return []
+        shapes = {
+            "host.working_set": (2.4 * GIB, 2.6 * GIB),
+            "host.process": (1.2 * GIB, 1.3 * GIB),
+            "device.0.allocated": (150 * MIB, 150 * MIB),
+            "device.0.reserved": (420 * MIB, 420 * MIB),
+            "device.0.peak": (286 * MIB, 320 * MIB),
+            "loss": (8.0, 9.0),
+            "items_per_s": (3000.0, 3500.0),
+        }
+        count = last - first
+        return [
+            wire.SeriesHistory(
+                series=name,
+                bucket_s=4.0,
+                buckets=list(range(first, last)),
+                minimum=[low] * count,
+                maximum=[high] * count,
+                last=[low] * count,
+            )
+            for name, (low, high) in shapes.items()
+        ]
 
     def obey(self, command: wire.FromViewer, writer: asyncio.StreamWriter) -> None:
         """Do it, and answer."""
@@ -134,6 +162,7 @@ def main() -> None:
     parser.add_argument("run_id")
     parser.add_argument("--hz", type=float, default=4.0)
     parser.add_argument("--hang-up-after", type=float, default=0.0)
+    parser.add_argument("--age", type=float, default=0.0, help="seconds of history to have")
     parser.add_argument("--finish-after", type=float, default=0.0)
     asyncio.run(FakeSupervisor(parser.parse_args()).run())
 

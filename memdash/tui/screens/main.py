@@ -44,7 +44,7 @@ class MainScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(action.key, f"ask('{action.name}')", action.label, show=False) for action in ACTIONS),
         *(Binding(str(index), f"view({index})", name, show=False) for index, name in enumerate(VIEWS)),
-        Binding("q,ctrl+q,ctrl+c", "leave", "detach", show=False, priority=True),
+        Binding("q", "leave", "detach", show=False),
         Binding("question_mark", "help", "help", show=False),
         Binding("w", "span", "time shown", show=False),
         Binding("z", "zoom", "zoom memory", show=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual.containers import Container
@@ -48,16 +49,16 @@ class PlotsView(Container):
 
     def draw(self, board: Board, clock_s: float) -> None:
         """Draw the plots that are visible and have changed."""
-        draw = {"device": self._device, "host": self._host, "loss": self._loss, "rate": self._rate}
-        for name, one in draw.items():
-            view = self.query_one(f"#plot-{name}", PlotView)
+        draw = {"plot-device": self._device, "plot-host": self._host, "plot-loss": self._loss, "plot-rate": self._rate}
+        for view in self.query(PlotView):
             if view.size.width and view.size.height and view.display:
-                one(view, board, clock_s)
+                draw[str(view.id)](view, board, clock_s)
 
     def _window(self, view: PlotView, board: Board, clock_s: float) -> Window:
         now_s = board.now_s(clock_s)
         origin_s = board.state.created_s if board.state and board.state.created_s else now_s
-        return window(origin_s, now_s, SPANS[self.span][1], canvas_columns(view.plot_size[0]))
+        shown = window(origin_s, now_s, SPANS[self.span][1], canvas_columns(view.plot_size[0]))
+        return replace(shown, settled=shown.count) if board.is_over() else shown
 
     def _host(self, view: PlotView, board: Board, clock_s: float) -> None:
         capacity = board.host.capacity_bytes if board.host else None
