@@ -1,0 +1,172 @@
+"""The training process from outside: its exit codes, its words, its resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memdash.errors import ExitCode
+from runner.checkpoint import complete, verify
+from tests.runner.conftest import command_line, run_to_end
+
+Make = Callable[..., Path]
+
+
+def checkpoints(run_dir: Path) -> dict[str, Path]:
+    return {path.name: path for path in (run_dir / "checkpoints").glob("step-*")}
+
+
+def assert_same_state(left: Path, right: Path) -> None:
+    """Weights, optimizer, generators and position of two full checkpoints, to the byte."""
+    for name in ("model.safetensors", "state.safetensors"):
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+    read = [json.loads((path / "training.json").read_bytes()) for path in (left, right)]
+    assert read[0] == read[1]
+
+
+def test_it_trains_to_the_end_without_a_supervisor(toy_run: Make) -> None:
+    run_dir = toy_run(train={"epochs": 6, "eval_every": 10})
+    done = run_to_end(run_dir)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert "20 examples, 30 steps of 4 x 1 = 4" in done.stdout
+    assert "step 30/30  epoch 6" in done.stdout
+    assert "evaluation after step 30: loss" in done.stdout
+    assert set(checkpoints(run_dir)) == {"step-00000030-light"}
+    assert verify(checkpoints(run_dir)["step-00000030-light"]).kind == "light"
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_bitwise_one_that_never_stopped(toy_run: Make) -> None:
+    """20 examples in groups of 3: 7 steps an epoch, so 2 and 6 lie in it, 7 is its edge; dropout and evaluation on."""
+    options = {"dropout": 0.3, "batch_norm": True}
+    train = {"global_batch": 3, "micro_batch": 2, "max_steps": 10, "eval_every": 4}
+    never = toy_run(
+        "never", options=options, train=train, checkpoint={"every_steps": 1, "keep_last": 99, "at_end": "full"}
+    )
+    assert run_to_end(never).returncode == ExitCode.OK
+    expected = checkpoints(never)["step-00000010-full"]
+    twice = toy_run("twice", options=options, train=train, checkpoint={"every_steps": 3, "at_end": "none"})
+    for name, start in {"middle": 2, "edge": 7}.items():
+        again = toy_run(name, options=options, train=train, checkpoint={"at_end": "full"})
+        done = run_to_end(again, "--resume", str(checkpoints(never)[f"step-{start:08d}-full"]))
+        assert done.returncode == ExitCode.OK, done.stderr
+        assert f"resumed from step-{start:08d}-full at step {start}\n" in done.stdout
+        assert_same_state(checkpoints(again)["step-00000010-full"], expected)
+    assert run_to_end(twice, "--resume", str(checkpoints(never)["step-00000002-full"])).returncode == ExitCode.OK
+    third = toy_run("third", options=options, train=train, checkpoint={"at_end": "full"})
+    run_to_end(third, "--resume", str(checkpoints(twice)["step-00000006-full"]))
+    assert_same_state(checkpoints(third)["step-00000010-full"], expected)
+
+
+def test_a_signal_saves_everything_and_the_next_launch_goes_on(toy_run: Make) -> None:
+    sections: dict[str, Any] = {"options": {"dropout": 0.3}, "train": {"max_steps": 100_000}}
+    run_dir = toy_run(**sections)
+    with subprocess.Popen(command_line(run_dir), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "step" not in process.stdout.readline():  # bounded: the process ends by itself, and pytest has a timeout
+            pass
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == ExitCode.STOPPED
+    saved = complete(run_dir / "checkpoints")
+    assert [(found.kind, found.reason) for found in saved] == [("full", "command")]
+    progress = json.loads((saved[0].path / "training.json").read_bytes())["progress"]
+    assert progress["step"] == saved[0].step > 0
+    config = json.loads((run_dir / "config.json").read_bytes())
+    config["train"]["max_steps"] = saved[0].step + 2
+    (run_dir / "config.json").write_text(json.dumps(config))
+    done = run_to_end(run_dir, "--resume", "latest")
+    assert done.returncode == ExitCode.OK
+    assert f"step {saved[0].step + 2}/{saved[0].step + 2}" in done.stdout
+
+
+def test_a_light_checkpoint_is_a_warm_start(toy_run: Make) -> None:
+    first = toy_run("first", train={"max_steps": 5})
+    run_to_end(first)
+    second = toy_run("second", train={"max_steps": 8})
+    done = run_to_end(second, "--resume", str(checkpoints(first)["step-00000005-light"]))
+    assert done.returncode == ExitCode.OK
+    assert "warm start from step-00000005-light at step 5" in done.stdout
+    assert "step 8/8" in done.stdout
+
+
+def test_other_data_are_refused(toy_run: Make) -> None:
+    first = toy_run("first", train={"max_steps": 2})
+    run_to_end(first)
+    second = toy_run("second", options={"count": 21}, train={"max_steps": 3})
+    done = run_to_end(second, "--resume", str(checkpoints(first)["step-00000002-light"]))
+    assert done.returncode == ExitCode.USAGE
+    assert "num_examples and lengths_sha256 differ" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_split_that_was_chosen_survives_unless_the_config_asks_for_another(toy_run: Make) -> None:
+    first = toy_run("first", train={"max_steps": 2}, checkpoint={"at_end": "full"})
+    run_to_end(first)
+    path = checkpoints(first)["step-00000002-full"]
+    training = json.loads((path / "training.json").read_bytes())
+    assert (training["micro_batch"], training["configured_micro_batch"]) == (4, 4)
+    smaller = toy_run("smaller", train={"max_steps": 3, "micro_batch": 1})
+    done = run_to_end(smaller, "--resume", str(path))
+    assert "1 steps of" not in done.stdout
+    assert "3 steps of 1 x 4 = 4" in done.stdout
+
+
+def test_a_model_that_does_not_fit_says_what_it_needs(toy_run: Make) -> None:
+    run_dir = toy_run(options={"width": 512}, device={"kind": "simulated", "capacity": "2MiB"})
+    done = run_to_end(run_dir)
+    assert done.returncode == ExitCode.OUT_OF_MEMORY
+    assert "the model does not fit the device of 2.00 MiB" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_memory_for_not_one_example_stops_with_a_full_checkpoint(toy_run: Make) -> None:
+    """Weights and optimizer state of 6.1 MiB fit, the gradients beside them do not."""
+    run_dir = toy_run(options={"width": 512}, device={"kind": "simulated", "capacity": "6400KiB"})
+    done = run_to_end(run_dir)
+    assert done.returncode == ExitCode.OUT_OF_MEMORY
+    assert "alone, of length" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert set(checkpoints(run_dir)) == {"step-00000000-full"}
+
+
+def test_a_bug_in_the_users_task_keeps_its_traceback(toy_run: Make) -> None:
+    done = run_to_end(toy_run(options={"fail_at_step": 3}))
+    assert done.returncode == ExitCode.FAILED
+    assert "Traceback" in done.stderr
+    assert "a bug in the user's task" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"task": {"name": "toy_task:nothing"}}, "has no function nothing"),
+        ({"task": {"name": "toy_task:SYMBOLS"}}, "has no function SYMBOLS"),
+        ({"task": {"name": "toy_task:Toy", "options": {}}}, None),
+        ({"data": {"source": "here.csv"}, "task": {"name": "text-classification"}}, "no column 'text'"),
+    ],
+    ids=["no function", "not a function", "not a task", "no column"],
+)
+def test_a_mistake_is_one_line(toy_run: Make, tmp_path: Path, sections: dict[str, Any], words: str | None) -> None:
+    (tmp_path / "here.csv").write_text("a,b\n1,2\n")
+    done = run_to_end(toy_run(**sections))
+    if words is None:  # the user's own function fails: that is theirs to see in full
+        assert done.returncode == ExitCode.FAILED
+        return
+    assert done.returncode == ExitCode.USAGE
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_config_it_says_so(tmp_path: Path) -> None:
+    done = run_to_end(tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    assert "config.json: cannot be read" in done.stderr
+    assert os.sep in done.stderr
