@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
 from textual.app import App
+from textual.binding import Binding
 from textual.theme import Theme
 
 from memdash import wire
@@ -69,6 +70,7 @@ class Dashboard(App[DashboardExit]):
         self.error: MemdashError | None = None
         """Why there never was a connection."""
         self._status = ""
+        self._left = False
         self._period_s = NORMAL_S
         self._due_s = 0.0
 
@@ -166,6 +168,7 @@ class Dashboard(App[DashboardExit]):
             reason: Literal["detached", "ended", "lost"] = "ended"
         else:
             reason = "detached" if self.link.connected else "lost"
+        self._left = True
         self.exit(DashboardExit(reason, self.board.state))
 
     def action_detach(self) -> None:
@@ -177,7 +180,7 @@ class Dashboard(App[DashboardExit]):
     def draw(self) -> None:
         """Draw the main screen, if that is what is seen or lies beneath a dialog."""
         for screen in self.screen_stack:
-            if isinstance(screen, MainScreen) and screen.is_mounted:
+            if isinstance(screen, MainScreen) and screen.is_mounted and not self._left:
                 screen.draw()
 
     def _schedule(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 from memdash import wire
 from memdash.tui.actions import Pending
 from memdash.tui.danger import Danger, danger, headroom_fraction, warning
@@ -21,7 +19,7 @@ class Board:
         self.host: wire.HostMemory | None = None
         self.devices: dict[int, wire.DeviceMemory] = {}
         self.series = SeriesStore()
-        self.journal: deque[wire.JournalEntry] = deque(maxlen=MAX_JOURNAL)
+        self._journal: dict[int, wire.JournalEntry] = {}
         self.journal_version = 0
         self.output = OutputText()
         self.peaks: dict[int, int] = {}
@@ -33,7 +31,7 @@ class Board:
     def start_over(self) -> None:
         """Forget all but the state: a supervisor sends the whole history to whoever connects."""
         fresh = Board()
-        self.series, self.journal, self.output = fresh.series, fresh.journal, fresh.output
+        self.series, self._journal, self.output = fresh.series, fresh._journal, fresh.output
         self.journal_version += 1
 
     def take(self, message: wire.FromSupervisor) -> None:
@@ -49,12 +47,16 @@ class Board:
             case wire.CheckpointSaved():
                 self.last_checkpoint = message
             case wire.JournalEntry():
-                self.journal.append(message)
-                self.journal_version += 1
+                self._take_entry(message)
             case wire.OutputChunk():
                 self.output.feed(message.text, message.skipped_bytes)
             case wire.CommandResult(command_id=command_id):
                 self.pending.pop(command_id, None)
+
+    @property
+    def journal(self) -> list[wire.JournalEntry]:
+        """Every entry once, oldest first."""
+        return [self._journal[seq] for seq in sorted(self._journal)]
 
     def device(self) -> wire.DeviceMemory | None:
         """The memory of the tightest rank."""
@@ -92,6 +94,13 @@ class Board:
         if self.state is not None and state.attempt != self.state.attempt:
             self.devices.clear()
         self.state = state
+
+    def _take_entry(self, entry: wire.JournalEntry) -> None:
+        """A live entry can overtake the history, and then comes again with it."""
+        self._journal[entry.seq] = entry
+        if len(self._journal) > MAX_JOURNAL:
+            del self._journal[min(self._journal)]
+        self.journal_version += 1
 
     def _take_device(self, report: wire.StepReport | wire.MemorySample) -> None:
         if report.memory is None:

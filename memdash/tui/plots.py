@@ -112,14 +112,20 @@ def loss_plot(size: tuple[int, int], view: Window, track: Track, raw: str, smoot
     return _plot(size, view, axis, rows, [Curve(raw, dots, joined=False), Curve(smooth, course)])
 
 
-def rate_plot(size: tuple[int, int], view: Window, track: Track, colour: str) -> Plot:
-    """A smoothed rate, from zero."""
-    columns = smoothed(_settled(track, view), view.count)
+def rate_plot(size: tuple[int, int], view: Window, step_times: Track, examples: int, colour: str) -> Plot:
+    """Examples a second, smoothed, from zero; each step trains the same number of them."""
+    rates = [bucket and _rate(bucket, examples) for bucket in _settled(step_times, view)]
+    columns = smoothed(rates, view.count)
     rows = canvas_rows(size[1])
     axis = number_axis(0.0, _range([columns])[1], rows)
     course = _tops(columns, axis, rows)
     area = Area(shaded(colour, AREA_SHADE), _area(course, view.count))
     return _plot(size, view, axis, rows, [Curve(colour, course)], area)
+
+
+def _rate(step_time: Bucket, examples: int) -> Bucket:
+    """The longest step is the lowest rate."""
+    return Bucket(examples / step_time.maximum, examples / step_time.minimum, examples / step_time.last)
 
 
 def _settled(track: Track, view: Window) -> Columns:

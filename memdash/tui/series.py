@@ -174,6 +174,4 @@ class SeriesStore:
         if report.loss is not None:
             self["loss"].add(report.time_s, report.loss)
         if report.step_time_s > 0:
-            self["step_time"].add(report.time_s, report.step_time_s)
-            if report.num_items:
-                self["items_per_s"].add(report.time_s, report.num_items / report.step_time_s)
+            self["step_time_s"].add(report.time_s, report.step_time_s)

@@ -79,7 +79,7 @@ class FakeSupervisor:
             "device.0.reserved": (420 * MIB, 420 * MIB),
             "device.0.peak": (286 * MIB, 320 * MIB),
             "loss": (8.0, 9.0),
-            "items_per_s": (3000.0, 3500.0),
+            "step_time_s": (0.27, 0.31),
         }
         count = last - first
         return [

@@ -88,6 +88,14 @@ async def test_a_plot_that_has_not_changed_is_not_painted_again() -> None:
         assert view.paints == painted
 
 
+async def test_a_journal_entry_that_comes_twice_or_late_stands_once_in_its_place() -> None:
+    client = FakeClient(scenes.state(), *(scenes.entry(seq, seq, seq, f"entry {seq}") for seq in (3, 1, 2, 3, 1)))
+    app = dashboard_on(client)
+    async with app.run_test(size=SIZE) as pilot:
+        await told(app, pilot, client)
+        assert [line[-7:] for line in app.screen.query_one(JournalPane).texts] == ["entry 1", "entry 2", "entry 3"]
+
+
 async def test_every_figure_is_shown() -> None:
     client = FakeClient(
         *LIFE,

@@ -119,13 +119,13 @@ def test_the_loss_is_smoothed_and_raw_dots_give_way_to_the_line() -> None:
 
 
 def test_a_column_that_still_fills_is_left_out_of_loss_and_rate() -> None:
-    values = track(*range(COUNT))
+    values = track(*range(1, COUNT))
     filling = Window(0, 2.0, COUNT, 0.0, settled=10)
-    assert max(x for curve in rate_plot(SIZE, filling, values, "#111111").curves for x, _ in curve.points) == 9
+    assert max(x for curve in rate_plot(SIZE, filling, values, 16, "#111111").curves for x, _ in curve.points) == 9
 
 
 @pytest.mark.parametrize(
-    "plot", [loss_plot(SIZE, VIEW, Track(), "#111111", "#222222"), rate_plot(SIZE, VIEW, Track(), "#111111")]
+    "plot", [loss_plot(SIZE, VIEW, Track(), "#111111", "#222222"), rate_plot(SIZE, VIEW, Track(), 16, "#111111")]
 )
 def test_nothing_recorded(plot: Plot) -> None:
     assert plot.curves == ()

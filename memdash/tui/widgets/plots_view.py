@@ -113,12 +113,12 @@ class PlotsView(Container):
         view.show(Title("loss", legend), plot, _WAITING)
 
     def _rate(self, view: PlotView, board: Board, clock_s: float) -> None:
-        track = board.series["items_per_s"]
-        name = f"{board.state.item_name if board.state else 'examples'}/s"
+        track = board.series["step_time_s"]
+        examples = board.state.global_batch if board.state else 0
         plot = None
-        if fits(*view.plot_size) and track.last is not None:
-            plot = rate_plot(view.plot_size, self._window(view, board, clock_s), track, THROUGHPUT)
-        view.show(Title("throughput", ((f"{name} smoothed", name, THROUGHPUT),)), plot, _WAITING)
+        if fits(*view.plot_size) and track.last is not None and examples:
+            plot = rate_plot(view.plot_size, self._window(view, board, clock_s), track, examples, THROUGHPUT)
+        view.show(Title("throughput", (("examples/s smoothed", "ex/s", THROUGHPUT),)), plot, _WAITING)
 
 
 _WAITING = "waiting for the first samples"
