@@ -41,19 +41,41 @@ def load_tokenizer(spec: Spec, saved: Path | None, texts: Iterable[str]) -> Any:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A lower-case WordPiece tokenizer, as BERT's."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    """A lower-case WordPiece tokenizer, as BERT's; the same texts give the same one in every process."""
+    from tokenizers import Tokenizer, decoders, models, processors
+
+    vocabulary = _train_vocabulary(list(texts), vocab_size)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _bert_parts()
+    tokenizer.decoder = decoders.WordPiece()
+    ends = (("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer.post_processor = processors.BertProcessing(*ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def _train_vocabulary(texts: list[str], vocab_size: int) -> dict[str, int]:
+    """Pieces and their numbers.
+
+    The trainer numbers the pieces `##a`, `##b`... in the order of a hash map, differently each time, and breaks ties
+    between merges by number. Naming them as special tokens gives them numbers first, and so makes it repeatable.
+    """
+    from tokenizers import Tokenizer, models, trainers
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    special = list(SPECIAL_TOKENS.values())
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _bert_parts()
+    normalize, split = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    words = {word for text in texts for word, _place in split(normalize(text))}
+    letters = sorted({letter for word in words for letter in word[1:]})
+    fixed = [*SPECIAL_TOKENS.values(), *(f"##{letter}" for letter in letters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=fixed, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    numbers = tokenizer.get_vocab()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", numbers["[SEP]"]), ("[CLS]", numbers["[CLS]"]))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+    return tokenizer.get_vocab(with_added_tokens=True)
+
+
+def _bert_parts() -> tuple[Any, Any]:
+    from tokenizers import normalizers, pre_tokenizers
+
+    return normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
 
 
 def model_config(spec: Spec, tokenizer: Any, **extra: Any) -> Any:

