@@ -137,7 +137,8 @@ class Telemetry:
     def _checkpoint_saved(self, message: wire.CheckpointSaved) -> None:
         self.advance(message)
         size, took = format_bytes(message.size_bytes), format_duration(message.duration_s)
-        self.journal("good", "checkpoint", f"{message.kind} checkpoint of {size} in {took}: {message.path}")
+        path = message.path.removeprefix(f"{self.state.run_dir}/")
+        self.journal("good", "checkpoint", f"{message.kind} checkpoint of {size} in {took}: {path}")
         self.fanout.send(message)
 
     def _notice(self, message: wire.Notice) -> None:
