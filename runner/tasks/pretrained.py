@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-# Before transformers is imported: a machine without network must say so in seconds, not hang.
-os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
-os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "10")
 
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
@@ -18,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from memdash.errors import UsageError
 from runner.spec import Spec
 
+HUB_TIMEOUT_S = 10.0  # a machine without network must say so, not hang
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -121,13 +117,28 @@ def _new_config(architecture: str, fields: dict[str, Any]) -> Any:
 
 def _load(auto_class: Any, key: str, name: str, **options: Any) -> Any:
     """`from_pretrained`: from the disk when it is there, from the hub when it can be reached, else one clear line."""
-    if Path(name).is_dir():
-        options["local_files_only"] = True
+    try:
+        return auto_class.from_pretrained(name, local_files_only=True, **options)
+    except (OSError, ValueError) as error:
+        if Path(name).is_dir():
+            raise UsageError(f"{key} = {name!r}: cannot be loaded: {_first_line(error)}") from None
+    _ask_hub(key, name)
     try:
         return auto_class.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        hint = "" if Path(name).is_dir() else "name a local directory, or go online once to fill the hub's cache"
-        raise UsageError(f"{key} = {name!r}: cannot be loaded: {_first_line(error)}", hint=hint) from None
+        raise UsageError(f"{key} = {name!r}: cannot be loaded: {_first_line(error)}") from None
+
+
+def _ask_hub(key: str, name: str) -> None:
+    """Whether the hub is there and has the name. `from_pretrained` itself retries for 46 s where there is no network."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+    except Exception as error:
+        # Whatever goes wrong on the way to the hub, in whichever of its libraries, comes to the same for the user.
+        hint = "name a local directory, or go online once to fill the hub's cache"
+        raise UsageError(f"{key} = {name!r}: the hub says no: {_first_line(error)}", hint=hint) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported
 torch = pytest.importorskip("torch")
 
 from memdash.agent.session import Session  # noqa: E402

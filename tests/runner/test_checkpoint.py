@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -116,6 +117,21 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
         here.save("full", 2, "schedule", 100, fail)
     with pytest.raises(StoreError, match="no room for a checkpoint"):
         here.save("full", 2, "schedule", 1 << 60, fill)
+    assert choose(tmp_path, "latest") == (older, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001-full"]
+
+
+def test_a_limit_on_file_size_is_a_full_disk(tmp_path: Path) -> None:
+    older = store(tmp_path).save("full", 1, "schedule", 100, fill)
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        try:
+            store(tmp_path).save("full", 2, "schedule", 100, fill)
+        except StoreError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert choose(tmp_path, "latest") == (older, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000001-full"]
 
