@@ -23,7 +23,7 @@ from memdash.tui.danger import Danger
 from memdash.tui.link import ClientLike, Link
 from memdash.tui.pace import NORMAL_S, next_period
 from memdash.tui.screens.main import MainScreen
-from memdash.tui.terminal import check_terminal, on_hangup
+from memdash.tui.terminal import check_terminal, measured_on_stderr, on_hangup
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
@@ -226,7 +226,8 @@ def run_dashboard(run_id: str, connect: Callable[[], Awaitable[Client]] | None =
     """Show a run until someone leaves. Raises UsageError on a terminal that cannot, LinkError when nobody answers."""
     check_terminal()
     app = Dashboard(connect or (lambda: Client.connect(run_id)))
-    left = app.run()
+    with measured_on_stderr():
+        left = app.run()
     if app.error is not None:
         raise app.error
     return left or DashboardExit("detached", app.board.state)

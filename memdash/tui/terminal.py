@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from memdash.errors import ExitCode, UsageError
 
@@ -29,6 +30,18 @@ def check_terminal() -> None:
             f"the terminal's encoding is {encoding}, and the plots need UTF-8",
             hint=f"set LANG=C.UTF-8, or {_HINT}",
         )
+
+
+@contextlib.contextmanager
+def measured_on_stderr() -> Iterator[None]:
+    """With standard output in a file or a pipe, Textual asks it for the terminal's size half of the time."""
+    before = sys.__stdout__
+    if not os.isatty(1):
+        sys.__stdout__ = sys.__stderr__  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.__stdout__ = before  # type: ignore[misc]
 
 
 def on_hangup(leave: Callable[[], None]) -> None:

@@ -134,6 +134,7 @@ def test_a_closed_window_leaves_no_process_behind(terminal: Terminal) -> None:
 
 def test_a_terminal_that_goes_without_a_signal_leaves_no_process_behind(supervisor: subprocess.Popen[bytes]) -> None:
     master, slave = pty.openpty()  # nobody's controlling terminal: its end sends no SIGHUP
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-c", SHOW],
         env={**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT)},
@@ -144,10 +145,19 @@ def test_a_terminal_that_goes_without_a_signal_leaves_no_process_behind(supervis
     )
     os.close(slave)
     drawn = bytearray()
-    while b"running" not in drawn:
-        drawn += os.read(master, 65536)
-    os.close(master)
-    assert process.wait(timeout=15) is not None
+
+    def running() -> bool:
+        if select.select([master], [], [], 0)[0]:
+            drawn.extend(os.read(master, 65536))
+        return b"running" in drawn
+
+    try:
+        wait_until(running, "the dashboard")
+        os.close(master)
+        assert process.wait(timeout=15) is not None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_supervisor_that_comes_back_is_found(
