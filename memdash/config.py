@@ -96,6 +96,10 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """How the learning rate falls after the warm-up."""
     max_grad_norm: float = 1.0
     """Gradient clipping over the whole group; 0 = off."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Of the forward pass, by autocast; weights stay fp32. `fp16` scales the loss (GradScaler)."""
+    grow_after: int = 200
+    """Steps without an OOM after which a micro-batch that was shrunk is tried one size larger; 0 = never."""
     mlm_probability: float = 0.15
     """Share of tokens that masked language modelling hides."""
     eval_every: int = 0
@@ -117,9 +121,17 @@ class CheckpointSection(Section, frozen=True, kw_only=True):
     """What is saved without being asked."""
 
     every_steps: int = 0
-    """Steps between full checkpoints; 0 = none but the last."""
+    """Steps between full checkpoints; 0 = not by steps."""
+    every_minutes: float = 0.0
+    """Minutes of training between full checkpoints; 0 = not by time."""
+    every_epoch: bool = False
+    """A full checkpoint at the end of each epoch."""
     keep_last: int = 2
-    """Full checkpoints that are kept; those that were asked for by hand are never removed."""
+    """Of the full checkpoints above; those that were asked for by hand, and the best one, are never removed."""
+    keep_best: str = ""
+    """A metric of the evaluation, such as `accuracy` or `loss`: the best one is kept as a light checkpoint."""
+    light_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Of the weights in a light checkpoint; half the size in fp16 and bf16, and no longer exact."""
     at_end: Literal["none", "light", "full"] = "light"
     """What is saved when the run finishes."""
 

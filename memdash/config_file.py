@@ -57,6 +57,15 @@ def parse_config(table: dict[str, Any], where: _Places | None = None, base: Path
     return config
 
 
+def override_config(config: RunConfig, overrides: Sequence[str], base: Path) -> RunConfig:
+    """The same config with some keys set otherwise. Raises ConfigError."""
+    table = msgspec.to_builtins(config)
+    where = _Places("config", "")
+    for override in overrides:
+        _override(table, override, where)
+    return parse_config(table, where, base)
+
+
 class _Places:
     """Where each key of a TOML text stands, for messages; overridden keys stand on the command line."""
 
@@ -167,8 +176,10 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         "train.max_grad_norm": train.max_grad_norm,
         "train.eval_every": train.eval_every,
         "train.threads": train.threads,
+        "train.grow_after": train.grow_after,
         "data.max_examples": data.max_examples,
         "checkpoint.every_steps": config.checkpoint.every_steps,
+        "checkpoint.every_minutes": config.checkpoint.every_minutes,
     }
     for key, number in positive.items():
         if not number > 0:

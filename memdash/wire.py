@@ -24,6 +24,9 @@ MemoryKind = Literal["exact", "estimated", "simulated", "unavailable"]
 CheckpointKind = Literal["light", "full"]
 """Weights only, or everything that an exact resume needs."""
 
+PauseDepth = Literal["hold", "release"]
+"""`hold` keeps all memory; `release` moves model and optimizer state to the host, so that others can use the device."""
+
 RunStatus = Literal[
     "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "oom", "killed", "lost"
 ]
@@ -210,6 +213,18 @@ class EvaluationReport(Message, frozen=True, kw_only=True):
     metrics: dict[str, float]
 
 
+class SplitChanged(Message, frozen=True, kw_only=True):
+    """The training process has changed its micro-batch by itself, other than in answer to an OOM or a command."""
+
+    rank: int
+    time_s: float
+    step: int
+    before: int
+    after: int
+    cause: str
+    """In words: `200 steps without an OOM`."""
+
+
 class OomReport(Message, frozen=True, kw_only=True):
     """A device out-of-memory error: where it hit, what was asked for, and what was done about it."""
 
@@ -274,9 +289,10 @@ class Goodbye(Message, frozen=True, kw_only=True):
 
 
 class Pause(Message, frozen=True, kw_only=True):
-    """Hold at the next step boundary, keeping all memory."""
+    """Hold at the next step boundary."""
 
     command_id: str
+    depth: PauseDepth = "hold"
 
 
 class Resume(Message, frozen=True, kw_only=True):
@@ -369,6 +385,10 @@ class RunState(Message, frozen=True, kw_only=True):
     host: HostMemory | None = None
     num_ooms: int = 0
     """Device out-of-memory errors reported in this run, recovered or not."""
+    num_recoveries: int = 0
+    """Those after which the same examples were trained all the same."""
+    num_growths: int = 0
+    """How often the micro-batch went up again."""
     num_checkpoints: int = 0
     last_checkpoint: str = ""
     dropped_samples: int = 0
@@ -454,6 +474,7 @@ Telemetry = (
     | PhaseChanged
     | EvaluationReport
     | OomReport
+    | SplitChanged
     | CheckpointSaved
     | Notice
     | Ack

@@ -25,19 +25,23 @@ class Control:
         self._session = session
         self._commands = commands
         self._handlers: dict[type[wire.Message], Handler] = {}
-        self._stop: wire.Stop | None = None
+        self._release: Callable[[], str] | None = None
+        self._restore: Callable[[], str] | None = None
 
     def handle(self, command: type[wire.Message], handler: Handler) -> None:
         """Offer a command; what is not offered is shown greyed out with the reason."""
         self._handlers[command] = handler
 
+    def handle_release(self, release: Callable[[], str], restore: Callable[[], str]) -> None:
+        """Offer pauses that give the device's memory to others."""
+        self._release, self._restore = release, restore
+
     def capabilities(self) -> dict[str, str]:
         """As in Hello: every command by name, with the reason where this script cannot do it."""
         able = {wire.Pause, wire.Resume, wire.Stop, *self._handlers}
-        return {
-            command.__name__: "" if command in able else f"this script does not offer {command.__name__}"
-            for command in wire.COMMANDS
-        }
+        offered = {command.__name__: command in able for command in wire.COMMANDS}
+        offered["Release"] = self._release is not None
+        return {name: "" if is_able else f"this script does not offer {name}" for name, is_able in offered.items()}
 
     def request_stop(self, save: str) -> None:
         """Stop at the next boundary as if a Stop had come; safe in a signal handler."""
@@ -61,7 +65,10 @@ class Control:
     def _hold(self, pause: wire.Pause) -> bool:
         """Wait for Resume, obeying everything else meanwhile; False when a Stop came instead."""
         session = self._session
-        self._ack(pause, result=f"paused at step {session.step}")
+        released = ""
+        if pause.depth == "release" and not (released := self._give_way(pause)):
+            return True
+        self._ack(pause, result=f"paused at step {session.step}" + (f"; {released}" if released else ""))
         with session.phase("paused"):
             while True:
                 try:
@@ -70,12 +77,34 @@ class Control:
                     session.sample_memory()
                     continue
                 if isinstance(command, wire.Resume):
+                    if released and not self._come_back(command):
+                        continue
                     self._ack(command, result=f"resumed after step {session.step}")
                     return True
                 if isinstance(command, wire.Pause):
                     self._ack(command, result=f"already paused at step {session.step}")
                 elif not self._obey(command):
                     return False
+
+    def _give_way(self, pause: wire.Pause) -> str:
+        """Give the device's memory back, and say what was given; empty when it cannot be, and the run goes on."""
+        try:
+            if self._release is None:
+                raise MemdashError(self.capabilities()["Release"])
+            return self._release()
+        except (MemdashError, OSError, RuntimeError) as error:
+            self._ack(pause, error=f"not paused: {error}")
+            return ""
+
+    def _come_back(self, resume: wire.Resume) -> bool:
+        """Take the device's memory again; False when it is not there, and the run stays paused."""
+        assert self._restore is not None
+        try:
+            self._session.notice(self._restore())
+        except (MemdashError, OSError, RuntimeError) as error:
+            self._ack(resume, error=f"still paused: {error}")
+            return False
+        return True
 
     def _obey(self, command: wire.Command) -> bool:
         """Carry out one command and ack it; False when it was a Stop that succeeded."""

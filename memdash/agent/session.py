@@ -18,7 +18,7 @@ import contextlib
 import os
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from memdash import wire
@@ -54,6 +54,10 @@ class Session:
     def on(self, command: type[wire.Message], handler: Handler) -> None:
         """Offer a command: `handler(command)` does it and returns what it did, or raises. Before `start`."""
         self._control.handle(command, handler)
+
+    def on_release(self, release: Callable[[], str], restore: Callable[[], str]) -> None:
+        """Offer pauses that free the device: both say what they did, in words, or raise and leave all as it was."""
+        self._control.handle_release(release, restore)
 
     def start(
         self,
@@ -165,6 +169,14 @@ class Session:
     def notice(self, text: str, *, level: wire.Level = "info") -> None:
         """Write a line into the run's journal."""
         self.send(wire.Notice(rank=self.rank, time_s=time.time(), step=self.step, level=level, text=text))
+
+    def split_changed(self, before: int, after: int, cause: str) -> None:
+        """Report a micro-batch that the script has changed by itself."""
+        self.send(
+            wire.SplitChanged(
+                rank=self.rank, time_s=time.time(), step=self.step, before=before, after=after, cause=cause
+            )
+        )
 
     def checkpoint_saved(self, kind: wire.CheckpointKind, path: str, size_bytes: int, duration_s: float) -> None:
         """Report a checkpoint that is complete on disk."""

@@ -1,4 +1,4 @@
-"""Start a training run and watch it.
+"""Start a training run and watch it, or go on with one that has ended.
 
 The run is started under a supervisor of its own and goes on when the dashboard is closed or the terminal vanishes;
 `memdash attach` finds it again.
@@ -10,16 +10,29 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdash.errors import ExitCode
+from memdash.errors import ExitCode, SupervisorAlreadyRunning, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memdash.config import RunConfig
     from memdash.store.run_directory import RunDirectory
+
+INVARIANT = ("run.seed", "task", "model", "data", "train.global_batch")
+"""What a run cannot change between two attempts: its position in the data would mean other examples."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("config", type=Path, help="a TOML run config; `memdash init` writes one")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("config", nargs="?", type=Path, help="a TOML run config; `memdash init` writes one")
+    what.add_argument(
+        "--resume", metavar="RUN", help="go on with a run that has ended, exactly, from its last full checkpoint"
+    )
+    what.add_argument("--warm-start", metavar="RUN", help="go on from weights alone; says what is not the same")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", default="latest", help="which one to go on from; default: the last"
+    )
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -36,15 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Validate, create, launch, watch."""
+    """Validate, create or find, launch, watch."""
     from memdash.commands._watch import terminal_problem, watch, watch_headless
-    from memdash.config_file import load_config
     from memdash.supervisor.launch import launch_supervisor
 
-    config = load_config(args.config, args.overrides)
+    again: Sequence[str] = ()
+    if args.config is not None:
+        directory = _create(args.config, args.overrides)
+    else:
+        directory, again = _go_on(args)
+    try:
+        launch_supervisor(directory, again)
+    except SupervisorAlreadyRunning:
+        raise _still_open(directory) from None
     problem = "" if args.headless or args.detach else terminal_problem()
-    directory = _create(args.config, config)
-    launch_supervisor(directory)
     if args.detach:
         print(directory.run_id)
         return ExitCode.OK
@@ -53,17 +71,17 @@ def run(args: argparse.Namespace) -> int:
     return watch(directory)
 
 
-def _create(path: Path, config: RunConfig) -> RunDirectory:
+def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
     """The run's directory, holding everything that the supervisor and the training process need."""
     import sys
     import time
 
-    import msgspec
-
     from memdash import __version__
+    from memdash.config_file import load_config
     from memdash.locations import runs_dir
     from memdash.store.run_directory import RunRecord, create_run, new_run_id
 
+    config = load_config(path, overrides)
     run_id = new_run_id(config.run.name)
     base = path.parent.resolve()
     parent = (base / Path(config.run.dir).expanduser()).absolute() if config.run.dir else runs_dir()
@@ -76,9 +94,56 @@ def _create(path: Path, config: RunConfig) -> RunDirectory:
         cwd=str(base),
         memdash_version=__version__,
     )
-    return create_run(
-        record,
-        config_json=msgspec.json.format(msgspec.json.encode(config)),
-        config_toml=path.read_text(encoding="utf-8"),
-        parent=parent,
-    )
+    text = path.read_text(encoding="utf-8")
+    return create_run(record, config_json=_as_json(config), config_toml=text, parent=parent)
+
+
+def _go_on(args: argparse.Namespace) -> tuple[RunDirectory, Sequence[str]]:
+    """The run that is meant, and what the training process is told about its checkpoint. Raises UsageError."""
+    from memdash.checkpoints import choose
+    from memdash.locations import socket_path
+    from memdash.store.run_directory import find_run
+    from memdash.supervisor.launch import listening
+
+    directory = find_run(args.resume or args.warm_start)
+    if listening(socket_path(directory.run_id)):
+        raise _still_open(directory)
+    kinds = ("full",) if args.resume else ("light", "full")
+    chosen, _ = choose(directory.checkpoints, args.checkpoint, kinds)
+    if args.overrides:
+        _change_config(directory, args.overrides)
+    return directory, ("--resume" if args.resume else "--warm-start", str(chosen.path))
+
+
+def _still_open(directory: RunDirectory) -> UsageError:
+    hint = f"close it, or wait some seconds; a paused run goes on with: memdash resume {directory.run_id}"
+    return UsageError(f"{directory.run_id} is open: it is running, or a dashboard shows it", hint=hint)
+
+
+def _change_config(directory: RunDirectory, overrides: Sequence[str]) -> None:
+    """Another config for the next attempt, in nothing that the run's identity rests on. Raises UsageError."""
+    import msgspec
+
+    from memdash.config_file import override_config, parse_config
+
+    base = Path(directory.record().cwd)
+    before = parse_config(msgspec.json.decode((directory.path / "config.json").read_bytes()), base=base)
+    after = override_config(before, overrides, base)
+    for key in INVARIANT:
+        if _lookup(before, key) != _lookup(after, key):
+            raise UsageError(f"--set: `{key}` cannot change within a run", hint="start a new run instead")
+    state = directory.state()
+    directory.replace_config(_as_json(after), state.attempt if state else 0)
+
+
+def _lookup(config: RunConfig, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _as_json(config: RunConfig) -> bytes:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(config))

@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ready-fd", type=int, default=None, help="go to the background and say there when the socket is up"
     )
+    parser.add_argument(
+        "again", nargs=argparse.REMAINDER, help="launch a run that is over once more, with these arguments"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
     from memdash.store.run_directory import RunDirectory
     from memdash.supervisor.main import supervise
 
-    supervise(RunDirectory(args.run_dir), args.ready_fd)
+    supervise(RunDirectory(args.run_dir), args.ready_fd, args.again)
     return ExitCode.OK

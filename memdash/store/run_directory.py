@@ -90,6 +90,11 @@ class RunDirectory:
         path = self.path / "state.json"
         return _read(path, wire.RunState) if path.exists() else None
 
+    def replace_config(self, config_json: bytes, attempt: int) -> None:
+        """Another config for the next attempt; the one before is kept as `config-ATTEMPT.json`. Raises OSError."""
+        os.replace(self.path / "config.json", self.path / f"config-{attempt}.json")
+        replace_file(self.path / "config.json", config_json)
+
     def write_state(self, state: wire.RunState) -> None:
         """Replace the last state. Raises OSError."""
         replace_file(self.path / "state.json", msgspec.json.encode(state))

@@ -7,6 +7,7 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from memdash.errors import LinkError, SupervisorAlreadyRunning
@@ -16,11 +17,15 @@ CONNECT_TIMEOUT_S = 2.0
 READY_TIMEOUT_S = 30.0  # imports on a cold network disk
 
 
-def launch_supervisor(directory: RunDirectory) -> None:
-    """Return when it listens. Raises LinkError with its own words when it does not come up."""
+def launch_supervisor(directory: RunDirectory, again: Sequence[str] = ()) -> None:
+    """Return when it listens; `again` are arguments for one more launch of a run that is over.
+
+    Raises LinkError with its own words when it does not come up.
+    """
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
-    argv = [sys.executable, "-P", "-m", "memdash", "supervise", str(directory.path), "--ready-fd", str(write_end)]
+    argv = [sys.executable, "-P", "-m", "memdash", "supervise", "--ready-fd", str(write_end)]
+    argv += [str(directory.path), *again]
     log = os.fspath(directory.supervisor_log)
     try:
         # no descriptor of the terminal may stay: a hang-up would end it

@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Sequence
 from typing import IO
 
 from memdash import wire
@@ -39,22 +40,26 @@ LAST_WORDS_S = 2.0
 JOURNAL_TAIL = 500
 
 
-def supervise(directory: RunDirectory, ready_fd: int | None = None) -> None:
-    """Own the run until it is over. Raises SupervisorAlreadyRunning."""
+def supervise(directory: RunDirectory, ready_fd: int | None = None, again: Sequence[str] = ()) -> None:
+    """Own the run until it is over; `again` launches a run that is over once more, with these arguments.
+
+    Raises SupervisorAlreadyRunning.
+    """
     try:
         lock = _lock(directory)
     except SupervisorAlreadyRunning:
         _tell(ready_fd, "busy\n")
         raise
     with lock:
-        asyncio.run(_Supervisor(directory).run(ready_fd))
+        asyncio.run(_Supervisor(directory, again).run(ready_fd))
 
 
 class _Supervisor:
     """Implements server.Owner; everything happens in one thread."""
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, again: Sequence[str]) -> None:
         self._directory = directory
+        self._again = again
         self._record = directory.record()
         self.run_id = self._record.run_id
         state = directory.state()
@@ -112,8 +117,9 @@ class _Supervisor:
         """Start the training process, find it again, or find the run over."""
         state = self._found
         if state is None:
-            self._start()
-        elif not is_final(state):
+            self._start(0, [])
+            return
+        if not is_final(state):
             self._rank = RankProcess.adopt(state.pid, self.run_id) if state.pid else None
             if self._rank:
                 self._telemetry.advance(LinkChanged(linked=False))
@@ -121,8 +127,10 @@ class _Supervisor:
                 self._telemetry.journal("warning", "link", f"a new supervisor has adopted pid {self._rank.pid}")
             else:
                 self._telemetry.advance(RankExited(time_s=time.time(), exit_code=None))
+        if self._again and not self._rank:
+            self._start(state.attempt + 1, self._again)
 
-    def _start(self) -> None:
+    def _start(self, attempt: int, arguments: Sequence[str]) -> None:
         environment = {
             # spinning OpenMP threads cost up to 37x the CPU on a busy machine
             "OMP_WAIT_POLICY": "PASSIVE",
@@ -131,13 +139,15 @@ class _Supervisor:
             **self._record.env,
             "MEMDASH_SOCKET": str(socket_path(self.run_id)),
             "MEMDASH_RUN_ID": self.run_id,
-            "MEMDASH_ATTEMPT": str(self.attempt),
+            "MEMDASH_ATTEMPT": str(attempt),
         }
         record = self._record
-        self._rank = RankProcess.start(record.argv, environment, record.cwd, self._output.descriptor)
+        argv = [*record.argv, *arguments]
+        self._rank = RankProcess.start(argv, environment, record.cwd, self._output.descriptor)
         self._sampler = HostSampler(self._rank.pid)
-        self._telemetry.advance(RankStarted(time_s=time.time(), pid=self._rank.pid))
-        self._telemetry.journal("info", "state", f"training process started, pid {self._rank.pid}")
+        self._telemetry.advance(RankStarted(time_s=time.time(), pid=self._rank.pid, attempt=attempt))
+        which = f"attempt {attempt} started: {' '.join(arguments)}" if attempt else "training process started"
+        self._telemetry.journal("info", "state", f"{which}, pid {self._rank.pid}")
         self._telemetry.flush_state()
 
     def _terminate(self) -> None:

@@ -35,6 +35,7 @@ class RankStarted:
 
     time_s: float
     pid: int
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def is_final(state: RunState) -> bool:
 def refusal(state: RunState, command: wire.Command) -> str:
     """Why a command cannot be taken now, in words for a person; empty when it can."""
     name = type(command).__name__
+    if isinstance(command, wire.Pause) and command.depth == "release":
+        name = "Release"
     if is_final(state):
         return f"the run is over: {state.status}"
     if isinstance(command, wire.Stop):
@@ -128,7 +131,11 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         state,
         status="starting",
         phase="loading",
+        attempt=event.attempt,
         started_s=event.time_s,
+        ended_s=None,
+        exit_code=None,
+        oom_killed=False,
         pid=event.pid,
         paused_s=0.0,
         paused_since_s=None,
@@ -217,11 +224,23 @@ def _evaluated(state: RunState, report: wire.EvaluationReport) -> RunState:
 
 
 def _oom_reported(state: RunState, report: wire.OomReport) -> RunState:
-    return _set(
-        state,
-        num_ooms=state.num_ooms + 1,
-        memory=report.memory if report.memory is not None else state.memory,
-    )
+    state = _set(state, num_ooms=state.num_ooms + 1, memory=report.memory or state.memory)
+    if report.next_micro_batch is None:
+        return state
+    state = _set(state, num_recoveries=state.num_recoveries + 1)
+    return state if report.where == "evaluation" else _resplit(state, report.next_micro_batch)
+
+
+def _split_changed(state: RunState, message: wire.SplitChanged) -> RunState:
+    grown = int(message.after > message.before)
+    return _resplit(_set(state, num_growths=state.num_growths + grown), message.after)
+
+
+def _resplit(state: RunState, micro_batch: int) -> RunState:
+    if not state.global_batch:
+        return state
+    split = BatchSplit(state.global_batch, micro_batch, state.world_size)
+    return _set(state, micro_batch=split.micro_batch, grad_accum_steps=split.grad_accum_steps)
 
 
 def _checkpoint_saved(state: RunState, message: wire.CheckpointSaved) -> RunState:
@@ -239,10 +258,8 @@ def _command_accepted(state: RunState, event: CommandAccepted) -> RunState:
 
 
 def _command_applied(state: RunState, event: CommandApplied) -> RunState:
-    if not isinstance(event.command, wire.SetBatchSplit):
-        return state
-    split = BatchSplit(state.global_batch, event.command.micro_batch, state.world_size)
-    return _set(state, micro_batch=split.micro_batch, grad_accum_steps=split.grad_accum_steps)
+    command = event.command
+    return _resplit(state, command.micro_batch) if isinstance(command, wire.SetBatchSplit) else state
 
 
 def _host_sampled(state: RunState, sample: wire.HostSample) -> RunState:
@@ -321,6 +338,7 @@ _TRANSITIONS: dict[type, Any] = {
     wire.PhaseChanged: _phase_changed,
     wire.EvaluationReport: _evaluated,
     wire.OomReport: _oom_reported,
+    wire.SplitChanged: _split_changed,
     wire.CheckpointSaved: _checkpoint_saved,
     wire.Goodbye: _goodbye,
 }

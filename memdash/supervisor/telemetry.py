@@ -134,6 +134,10 @@ class Telemetry:
             self.journal("warning", "oom", f"out of memory in {message.where}{asked}; trying again: {change}")
         self.fanout.send(message)
 
+    def _split_changed(self, message: wire.SplitChanged) -> None:
+        self.advance(message)
+        self.journal("info", "split", f"micro-batch {message.before} -> {message.after}: {message.cause}")
+
     def _checkpoint_saved(self, message: wire.CheckpointSaved) -> None:
         self.advance(message)
         size, took = format_bytes(message.size_bytes), format_duration(message.duration_s)
@@ -161,6 +165,7 @@ class Telemetry:
         wire.PhaseChanged: _phase_changed,
         wire.EvaluationReport: _evaluated,
         wire.OomReport: _oom,
+        wire.SplitChanged: _split_changed,
         wire.CheckpointSaved: _checkpoint_saved,
         wire.Notice: _notice,
         wire.Goodbye: _goodbye,

@@ -130,7 +130,41 @@ def test_what_is_not_offered_is_refused(loop):
         "SaveCheckpoint": "",
         "EmptyCache": "this script does not offer EmptyCache",
         "Stop": "",
+        "Release": "this script does not offer Release",
     }
+
+
+def test_a_releasing_pause_gives_memory_back_and_takes_it_again(loop):
+    done = []
+    loop.session.on_release(lambda: done.append("out") or "gave 5 GiB", lambda: done.append("in") or "took 5 GiB")
+    loop.put(wire.Pause(command_id="1", depth="release"), wire.Resume(command_id="2"))
+    assert loop.session.obey()
+    assert done == ["out", "in"]
+    assert loop.acks() == [("1", "paused at step 7; gave 5 GiB", ""), ("2", "resumed after step 7", "")]
+
+
+def test_a_run_that_cannot_release_goes_on(loop):
+    loop.put(wire.Pause(command_id="1", depth="release"))
+    assert loop.session.obey()
+    assert loop.acks() == [("1", "", "not paused: this script does not offer Release")]
+
+
+def test_a_run_whose_memory_was_taken_stays_paused(loop):
+    tries = iter([RuntimeError("CUDA out of memory"), "took 5 GiB"])
+
+    def restore() -> str:
+        outcome = next(tries)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    loop.session.on_release(lambda: "gave 5 GiB", restore)
+    loop.put(wire.Pause(command_id="1", depth="release"), wire.Resume(command_id="2"), wire.Resume(command_id="3"))
+    assert loop.session.obey()
+    assert loop.acks()[1:] == [
+        ("2", "", "still paused: CUDA out of memory"),
+        ("3", "resumed after step 7", ""),
+    ]
 
 
 def test_a_stop_by_signal_has_nobody_to_answer(loop):

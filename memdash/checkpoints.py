@@ -1,0 +1,157 @@
+"""Checkpoints as readers see them: a directory is one when its manifest fits its files, and is passed over when not.
+
+RUN_DIR/checkpoints/step-00000120-full/manifest.json names every other file with its size and SHA-256. The training
+process writes them (runner/checkpoint.py); verbs list, verify and export them. No tensor is looked at here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memdash.errors import CheckpointIncomplete, UsageError
+from memdash.wire import CheckpointKind
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+NAME = re.compile(r"step-(\d{8,})-(light|full)(?:-(\d+))?")
+OURS = (MANIFEST, "training.json", "state.safetensors")
+"""Files that only a resume needs; the rest is what `from_pretrained` reads."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are all there, in the right sizes."""
+
+    path: Path
+    step: int
+    kind: CheckpointKind
+    reason: str
+    """Who wanted it: `command`, `schedule`, `best`, `end`, `out of memory`."""
+    size_bytes: int
+    files: dict[str, dict[str, Any]]
+    """Name -> `size_bytes` and `sha256`."""
+
+
+def complete(folder: Path) -> list[Checkpoint]:
+    """Checkpoints whose files have the right sizes, newest first; hashes are checked by `verify`."""
+    found = []
+    for path in sorted(named(folder), key=age, reverse=True):
+        with contextlib.suppress(CheckpointIncomplete):
+            found.append(read_manifest(path))
+    return found
+
+
+def damaged(folder: Path) -> list[tuple[Path, str]]:
+    """Directories named like checkpoints that are none, and why, newest first."""
+    found = []
+    for path in sorted(named(folder), key=age, reverse=True):
+        try:
+            read_manifest(path)
+        except CheckpointIncomplete as error:
+            found.append((path, str(error)))
+    return found
+
+
+def choose(folder: Path, asked: str, kinds: Collection[str]) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint to go on from, verified, and a note for each damaged one that was passed over.
+
+    `latest` is the newest of the wanted kinds. A name or a path is that checkpoint, else the newest before it.
+    Raises CheckpointIncomplete when none is left.
+    """
+    candidates = sorted((path for path in named(folder) if kind_of(path) in kinds), key=age, reverse=True)
+    if asked != "latest":
+        wanted = _find(folder, asked)
+        if kind_of(wanted) not in kinds:
+            hint = "`memdash run --warm-start` goes on from weights alone"
+            raise UsageError(f"{wanted.name} is a light checkpoint: it holds weights only", hint=hint)
+        candidates = [wanted, *(path for path in candidates if age(path) < age(wanted))]
+    notes: list[str] = []
+    for path in candidates:
+        try:
+            return verify(path), notes
+        except CheckpointIncomplete as error:
+            notes.append(f"{error}; passed over for the one before")
+    wanted_kinds = " or ".join(kinds)
+    light = "full" in kinds and any(kind_of(path) == "light" for path in named(folder))
+    hint = "; ".join(notes) or ("there are light ones: `memdash run --warm-start` goes on from these" if light else "")
+    raise CheckpointIncomplete(f"there is no complete {wanted_kinds} checkpoint in {folder}", hint=hint)
+
+
+def verify(path: Path) -> Checkpoint:
+    """A checkpoint whose every file has the size and hash of the manifest. Raises CheckpointIncomplete."""
+    checkpoint = read_manifest(path)
+    for name, expected in checkpoint.files.items():
+        if sha256(path / name) != expected["sha256"]:
+            raise CheckpointIncomplete(f"{path.name}: {name} is damaged")
+    return checkpoint
+
+
+def read_manifest(path: Path) -> Checkpoint:
+    """The manifest of a checkpoint, its files checked for presence and size. Raises CheckpointIncomplete."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files = dict(manifest["files"])
+        step, kind, reason = int(manifest["step"]), manifest["kind"], manifest["reason"]
+        checkpoint = Checkpoint(path, step, kind, reason, manifest["size_bytes"], files)
+        for name, expected in files.items():
+            if name.startswith("/") or ".." in Path(name).parts:
+                raise CheckpointIncomplete(f"{path.name}: its manifest points outside")
+            if (path / name).stat().st_size != expected["size_bytes"]:
+                raise CheckpointIncomplete(f"{path.name}: {name} is cut short")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointIncomplete(f"{path.name}: incomplete ({type(error).__name__}: {error})") from None
+    return checkpoint
+
+
+def export(checkpoint: Checkpoint, target: Path) -> list[str]:
+    """Copy what `from_pretrained` reads into a new directory; the names copied. Raises UsageError."""
+    names = [name for name in checkpoint.files if name not in OURS]
+    try:
+        target.mkdir(parents=True)
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.path / name, target / name)
+    except OSError as error:
+        raise UsageError(f"cannot export to {target}: {error}") from None
+    return names
+
+
+def named(folder: Path) -> Iterator[Path]:
+    """Directories named like checkpoints, complete or not."""
+    return (path for path in folder.iterdir() if NAME.fullmatch(path.name)) if folder.is_dir() else iter(())
+
+
+def kind_of(path: Path) -> str:
+    """`light` or `full`, from the name."""
+    match = NAME.fullmatch(path.name)
+    return match[2] if match else ""
+
+
+def age(path: Path) -> tuple[int, int]:
+    """Sorts checkpoints by step, then by their number at that step."""
+    match = NAME.fullmatch(path.name)
+    return (int(match[1]), int(match[3] or 1)) if match else (-1, 0)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes. Raises CheckpointIncomplete when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointIncomplete(f"{path.parent.name}: {path.name} cannot be read: {error}") from None
+
+
+def _find(folder: Path, asked: str) -> Path:
+    path = folder / asked if "/" not in asked else Path(asked).expanduser().absolute()
+    if not path.is_dir() or not NAME.fullmatch(path.name):
+        raise UsageError(f"{asked}: there is no such checkpoint", hint="`memdash checkpoints RUN` lists them")
+    return path
