@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from memdash import wire
@@ -12,6 +13,7 @@ from memdash.tui.danger import Danger, headroom_fraction
 from memdash.tui.palette import DANGER, DIM, GOOD, TEXT, WARNING
 from memdash.units import format_bytes, format_count, format_duration, format_percent
 
+_CHECKPOINT_NAME = re.compile(r"step-(\d+)-(light|full)")
 DANGER_COLOURS = {Danger.NONE: TEXT, Danger.LOW: WARNING, Danger.CRITICAL: DANGER}
 
 
@@ -120,7 +122,9 @@ def _checkpoint(board: Board) -> Figure:
     if saved is not None:
         return Figure("checkpoint", f"{saved.kind} @ {saved.step:,}", note=format_bytes(saved.size_bytes))
     if state.last_checkpoint:
-        return Figure("checkpoint", state.last_checkpoint.rstrip("/").rpartition("/")[2])
+        name = state.last_checkpoint.rstrip("/").rpartition("/")[2]
+        known = _CHECKPOINT_NAME.fullmatch(name)
+        return Figure("checkpoint", f"{known[2]} @ {int(known[1]):,}" if known else name)
     return Figure("checkpoint", "none yet", DIM)
 
 

@@ -88,6 +88,19 @@ async def test_a_plot_that_has_not_changed_is_not_painted_again() -> None:
         assert view.paints == painted
 
 
+async def test_a_plot_that_came_before_plotext_is_painted_when_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memdash.tui.plotting.loaded", lambda: False)
+    client = FakeClient(*LIFE)
+    app = dashboard_on(client)
+    async with app.run_test(size=SIZE) as pilot:
+        await told(app, pilot, client)
+        view = app.screen.query_one("#plot-host", PlotView)
+        assert "waiting" in "".join(view.render_line(y).text for y in range(view.size.height))
+        monkeypatch.undo()
+        app.draw()
+        assert "7.6G┤" in "".join(view.render_line(y).text for y in range(view.size.height))
+
+
 async def test_a_journal_entry_that_comes_twice_or_late_stands_once_in_its_place() -> None:
     client = FakeClient(scenes.state(), *(scenes.entry(seq, seq, seq, f"entry {seq}") for seq in (3, 1, 2, 3, 1)))
     app = dashboard_on(client)
@@ -436,6 +449,18 @@ async def test_a_run_that_nobody_supervises_is_given_up(monkeypatch: pytest.Monk
         await pilot.pause()
     assert isinstance(app.error, SupervisorNotRunning)
     assert isinstance(app.error, LinkError)
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("/r/checkpoints/step-00000250-full", "full @ 250"), ("/r/mine/", "mine"), ("", "none yet")],
+)
+async def test_the_last_checkpoint_is_known_to_whoever_comes_late(path: str, shown: str) -> None:
+    client = FakeClient(scenes.state(last_checkpoint=path))
+    app = dashboard_on(client)
+    async with app.run_test(size=SIZE) as pilot:
+        await told(app, pilot, client)
+        assert f"checkpoint {shown}" in app.screen.query_one(FiguresView).text
 
 
 async def test_views_and_spans() -> None:

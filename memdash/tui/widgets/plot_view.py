@@ -29,6 +29,7 @@ class PlotView(Widget):
         self.reason = ""
         self._body: list[Strip] = []
         self._head = Strip.blank(0)
+        self._unpainted = False
         self.paints = 0
         """How often plotext was asked."""
 
@@ -39,7 +40,8 @@ class PlotView(Widget):
 
     def show(self, title: Title, plot: Plot | None, reason: str = "") -> None:
         """Show a plot, or the reason why there is none; costs nothing when both are the same as before."""
-        if plot != self.plot or reason != self.reason or not self._body:
+        late = self._unpainted and plotting.loaded()
+        if plot != self.plot or reason != self.reason or not self._body or late:
             self.plot, self.reason = plot, reason
             self._replace_body()
         head = title_row(title.words(self.size.width), self.size.width)
@@ -66,7 +68,8 @@ class PlotView(Widget):
             self.refresh(*(Region(0, y + 1, self.size.width, 1) for y in changed))
 
     def _paint(self) -> list[Strip]:
-        if self.plot is None or not plotting.loaded():
+        self._unpainted = self.plot is not None and not plotting.loaded()
+        if self.plot is None or self._unpainted:
             return reason_rows(self.reason, *self.plot_size)
         self.paints += 1
         return plotting.paint(self.plot)
