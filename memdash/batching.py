@@ -53,7 +53,9 @@ class BatchSplit:
             cut = "+".join(str(stop - start) for start, stop in slices(self.group, self.micro_batch))
         else:
             cut = f"{self.micro_batch} x {self.grad_accum_steps}"
-        return f"{cut} x {self.world_size} ranks = {self.global_batch}" if self.world_size > 1 else f"{cut} = {self.group}"
+        return (
+            f"{cut} x {self.world_size} ranks = {self.global_batch}" if self.world_size > 1 else f"{cut} = {self.group}"
+        )
 
 
 def slices(count: int, micro_batch: int) -> list[tuple[int, int]]:

@@ -32,7 +32,10 @@ def main() -> int:
     parser.add_argument("--failing-save", action="store_true")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--mute", action="store_true", help="never say Hello")
+    parser.add_argument("--resume", help="as the supervisor says for one more attempt")
     args = parser.parse_args()
+    if args.resume:
+        print("resuming from", args.resume, flush=True)
     if args.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank = FakeRank(args)
