@@ -49,7 +49,7 @@ int64_t num_ooms = 0, num_alloc_retries = 0, fail_in = 0;
 thread_local int host_depth = 0;
 
 // The sizes are those that torch documents for CUDA: blocks of 512 B; up to 1 MiB from segments of 2 MiB, up to 10 MiB
-// from segments of 20 MiB, larger ones in segments of their own, rounded to 2 MiB.
+// from segments of 20 MiB (of an eighth of a small device), larger ones in segments of their own, rounded to 2 MiB.
 Pool pools[] = {{512, 2 * kMiB}, {512, 20 * kMiB}, {2 * kMiB, 2 * kMiB}};
 
 Pool& pool_for(size_t bytes) {
@@ -95,8 +95,9 @@ void count(size_t bytes) {
   allocated += bytes;
   pool_for(bytes).add(bytes);
   if (kept_bytes() > capacity) {
-    ++num_alloc_retries;
+    const size_t before = kept_bytes();
     release_unused();
+    if (kept_bytes() < before) ++num_alloc_retries;
   }
   peak_allocated = std::max(peak_allocated, allocated);
   peak_reserved = std::max(peak_reserved, reserved_bytes());
@@ -149,6 +150,7 @@ void memdash_start(int64_t bytes) {
   std::lock_guard<std::mutex> lock(mutex);
   capacity = static_cast<size_t>(bytes);
   num_ooms = num_alloc_retries = fail_in = 0;
+  pools[1].segment = std::clamp(capacity / 8 / (2 * kMiB) * (2 * kMiB), 2 * kMiB, 20 * kMiB);
   release_unused();
   peak_allocated = allocated;
   peak_reserved = reserved_bytes();
