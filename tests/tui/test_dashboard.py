@@ -41,7 +41,7 @@ class Chain:
 
     def __call__(self, message: Message) -> None:
         """Called by Textual for every message of every widget."""
-        if type(message).__module__ == messages.__name__ and message not in self.seen:
+        if type(message).__module__ == messages.__name__ and all(message is not seen for seen in self.seen):
             self.seen.append(message)
 
     def names(self) -> list[str]:
@@ -230,8 +230,8 @@ async def test_the_split_dialog(keys: list[str], micro_batch: int | None) -> Non
 async def test_the_split_dialog_shows_the_diff_and_only_peaks_that_were_recorded() -> None:
     client = FakeClient(
         scenes.state(),
-        scenes.step(1, 1, scenes.device(100, 300, 350), micro_batch=8),
-        scenes.step(2, 2, scenes.device(100, 310, 350), micro_batch=8),
+        scenes.step(1, 1, scenes.device(100, 310, 350), micro_batch=8),
+        scenes.step(2, 2, scenes.device(100, 300, 350), micro_batch=8),
         scenes.step(3, 3, scenes.device(100, 480, 505), micro_batch=16),
     )
     app = dashboard_on(client)
@@ -414,6 +414,8 @@ async def test_a_lost_supervisor_is_said_and_found_again() -> None:
         assert not app.screen.query_one(Banner).display
         journal = app.screen.query_one(JournalPane).texts
         assert len(journal) == len(scenes.JOURNAL) + 1  # told anew, not twice
+        assert len(app.screen.query_one(OutputPane).texts) == len(scenes.OUTPUT.splitlines())
+        assert app.screen.query_one(KeyBar).greyed == []
         assert "ConnectionLost" in chain.names()
         assert first.closed
 

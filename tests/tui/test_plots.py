@@ -86,6 +86,7 @@ def test_ticks_stand_on_even_rows() -> None:
 def test_a_spike_within_a_column_reaches_the_picture() -> None:
     spiky = track(*[64 * MIB] * COUNT)
     spiky.add(40.7, 500 * MIB)
+    spiky.add(40.9, 64 * MIB)
     assert max(memory(spiky).curves[0].points, key=lambda point: point[1]) == (40, 35)
 
 
