@@ -41,7 +41,7 @@ class Listener:
         self._connection.settimeout(WAIT_S)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         hello = self.wait_for(wire.Hello)
-        assert all(reason == "" for reason in hello.capabilities.values())
+        assert all(hello.capabilities[command.__name__] == "" for command in wire.COMMANDS)
         welcome = wire.Welcome(protocol_version=wire.PROTOCOL_VERSION, run_id="r", attempt=0, pid=os.getpid())
         self._connection.sendall(wire.encode(welcome))
 
