@@ -95,6 +95,14 @@ def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
     return memory.capacity_bytes - max(memory.allocated_bytes, memory.peak_allocated_bytes or 0)
 
 
+def with_step_peak(memory: DeviceMemory, before: DeviceMemory | None) -> DeviceMemory:
+    """A reading between two steps with the last step's peak: that is what the next step will need again."""
+    if before is None or before.peak_allocated_bytes is None or memory.peak_allocated_bytes is None:
+        return memory
+    peak_bytes = max(before.peak_allocated_bytes, memory.peak_allocated_bytes)
+    return msgspec.structs.replace(memory, peak_allocated_bytes=peak_bytes)
+
+
 def host_headroom_bytes(memory: HostMemory | None) -> int | None:
     """Capacity less the peak working set since the last sample; page cache that can be reclaimed counts as headroom."""
     if memory is None:

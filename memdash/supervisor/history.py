@@ -10,7 +10,7 @@ from memdash.buckets import BucketSeries
 CHUNK_BUCKETS = 2048  # one message: about 150 kB
 
 HOST_SERIES = {"host.working_set": "working_set_bytes", "host.process": "process_bytes"}
-DEVICE_SERIES = {"allocated": "allocated_bytes", "reserved": "reserved_bytes", "peak": "peak_allocated_bytes"}
+DEVICE_SERIES = {"allocated": "allocated_bytes", "reserved": "reserved_bytes"}
 STEP_SERIES = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -39,7 +39,10 @@ class History:
         """Take in one row of a rank; the loss and the like come from rank 0."""
         for series, field in DEVICE_SERIES.items():
             self._add(f"device.{rank}.{series}", time_s, row.get(field))
-        if rank == 0 and row.get("step_time_s") is not None:
+        if row.get("step_time_s") is None:
+            return  # a reading between steps: its peak is no step's
+        self._add(f"device.{rank}.peak", time_s, row.get("peak_allocated_bytes"))
+        if rank == 0:
             for series, field in STEP_SERIES.items():
                 self._add(series, time_s, row.get(field))
 

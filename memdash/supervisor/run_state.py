@@ -198,12 +198,7 @@ def _step_reported(state: RunState, report: wire.StepReport) -> RunState:
 
 
 def _memory_sampled(state: RunState, sample: wire.MemorySample) -> RunState:
-    """A reading between steps keeps the last step's peak: that is what the next step will need again."""
-    memory, before = sample.memory, state.memory
-    if before is not None and before.peak_allocated_bytes is not None and memory.peak_allocated_bytes is not None:
-        peak_bytes = max(before.peak_allocated_bytes, memory.peak_allocated_bytes)
-        memory = msgspec.structs.replace(memory, peak_allocated_bytes=peak_bytes)
-    return _set(state, memory=memory)
+    return _set(state, memory=wire.with_step_peak(sample.memory, state.memory))
 
 
 def _phase_changed(state: RunState, message: wire.PhaseChanged) -> RunState:

@@ -105,7 +105,10 @@ class Board:
     def _take_device(self, report: wire.StepReport | wire.MemorySample) -> None:
         if report.memory is None:
             return
+        if isinstance(report, wire.MemorySample):
+            self.devices[report.rank] = wire.with_step_peak(report.memory, self.devices.get(report.rank))
+            return
         self.devices[report.rank] = report.memory
         peak = report.memory.peak_allocated_bytes
-        if isinstance(report, wire.StepReport) and peak is not None:
+        if peak is not None:
             self.peaks[report.micro_batch] = max(peak, self.peaks.get(report.micro_batch, 0))

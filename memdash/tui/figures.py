@@ -13,7 +13,7 @@ from memdash.tui.danger import Danger, headroom_fraction
 from memdash.tui.palette import DANGER, DIM, GOOD, TEXT, WARNING
 from memdash.units import format_bytes, format_count, format_duration, format_percent
 
-_CHECKPOINT_NAME = re.compile(r"step-(\d+)-(light|full)")
+_CHECKPOINT_NAME = re.compile(r"step-(\d+)-(light|full)(?:-\d+)?")
 DANGER_COLOURS = {Danger.NONE: TEXT, Danger.LOW: WARNING, Danger.CRITICAL: DANGER}
 
 

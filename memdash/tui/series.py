@@ -164,7 +164,8 @@ class SeriesStore:
         figures = {
             "allocated": sample.memory.allocated_bytes,
             "reserved": sample.memory.reserved_bytes,
-            "peak": sample.memory.peak_allocated_bytes,
+            # a peak is a step's; between steps it would only show a dip
+            "peak": sample.memory.peak_allocated_bytes if isinstance(sample, wire.StepReport) else None,
         }
         for name, figure in figures.items():
             if figure is not None:

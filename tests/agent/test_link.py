@@ -144,6 +144,7 @@ def test_a_refused_rank_does_not_come_back(path, listen):
     link = Link(str(path), hello)
     link.start()
     connection, _ = server.accept()
+    assert b'"Hello"' in connection.recv(1 << 16)
     connection.sendall(wire.encode(wire.Refused(reason="attempt 0 is over")))
     connection.close()
     link._thread.join(20)
