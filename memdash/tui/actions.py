@@ -8,7 +8,7 @@ from typing import Literal
 from memdash import wire
 from memdash.batching import BatchSplit
 
-ActionName = Literal["pause", "save_light", "save_full", "split", "empty_cache", "stop"]
+ActionName = Literal["pause", "release", "save_light", "save_full", "split", "empty_cache", "stop"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Action:
 
 ACTIONS: tuple[Action, ...] = (
     Action("pause", "p", "pause", "pause", "Pause", "Pause before the next step, or go on; memory is kept."),
+    Action("release", "P", "free", "free", "Release", "Pause, and move the model to host memory: the device is free."),
     Action("save_light", "c", "light ckpt", "light", "SaveCheckpoint", "Save the weights only."),
     Action("save_full", "C", "full ckpt", "full", "SaveCheckpoint", "Save all that an exact resume needs."),
     Action(
@@ -57,6 +58,8 @@ def refusal(action: Action, state: wire.RunState | None, *, linked: bool, pendin
         return f"already {already}"
     if state.status == "stopping":
         return "the run is stopping"
+    if action.name == "release" and resumes(state):
+        return f"already {state.status}"
     if action.name == "stop":
         return ""
     if not state.linked:
@@ -65,7 +68,7 @@ def refusal(action: Action, state: wire.RunState | None, *, linked: bool, pendin
 
 
 def _pending_like(action: Action, pending: dict[str, Pending]) -> str:
-    names = ("Pause", "Resume") if action.name == "pause" else (action.capability,)
+    names = ("Pause", "Resume") if action.name in ("pause", "release") else (action.capability,)
     same = [wait for wait in pending.values() if type(wait.command).__name__ in names]
     if action.capability == "SaveCheckpoint":
         kind = "light" if action.name == "save_light" else "full"
@@ -87,6 +90,8 @@ def simple_command(action: Action, state: wire.RunState | None, command_id: str)
     """The command of an action that needs no dialog."""
     if action.name == "pause":
         return wire.Resume(command_id=command_id) if resumes(state) else wire.Pause(command_id=command_id)
+    if action.name == "release":
+        return wire.Pause(command_id=command_id, depth="release")
     if action.name == "empty_cache":
         return wire.EmptyCache(command_id=command_id)
     assert action.name in ("save_light", "save_full"), action.name
@@ -97,6 +102,8 @@ def pending_text(command: wire.Command, state: wire.RunState | None) -> str:
     """What is about to happen, and when."""
     when = "now" if state is not None and state.status == "paused" else "at the next step"
     match command:
+        case wire.Pause(depth="release"):
+            return "pausing at the next step and freeing the device"
         case wire.Pause():
             return "pausing at the next step"
         case wire.Resume():

@@ -129,6 +129,10 @@ def _checkpoint(board: Board) -> Figure:
 
 
 def _troubles(state: wire.RunState) -> Figure:
-    dropped = f"{state.dropped_samples:,} samples dropped" if state.dropped_samples else ""
+    notes = [
+        f"{state.num_recoveries:,} recovered" if state.num_recoveries else "",
+        f"{state.num_growths:,} grown back" if state.num_growths else "",
+        f"{state.dropped_samples:,} samples dropped" if state.dropped_samples else "",
+    ]
     colour = WARNING if state.num_ooms or state.dropped_samples else GOOD
-    return Figure("OOMs", f"{state.num_ooms:,}", colour, note=dropped or "no samples dropped")
+    return Figure("OOMs", f"{state.num_ooms:,}", colour, note=" · ".join(filter(None, notes)) or "no samples dropped")

@@ -9,7 +9,7 @@ from memdash import wire
 from memdash.units import GIB, MIB
 
 T0 = 1_800_000_000.0
-CAPABLE = {command.__name__: "" for command in wire.COMMANDS}
+CAPABLE = {command.__name__: "" for command in wire.COMMANDS} | {"Release": ""}
 DEVICE_CAPACITY = 512 * MIB
 HOST_CAPACITY = int(7.6 * GIB)
 

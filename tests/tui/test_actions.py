@@ -52,6 +52,7 @@ def test_nothing_is_known_yet() -> None:
     [
         (wire.Pause(command_id="1"), "pause", True),
         (wire.Resume(command_id="1"), "pause", True),
+        (wire.Pause(command_id="1"), "release", True),
         (wire.Pause(command_id="1"), "save_full", False),
         (wire.SaveCheckpoint(command_id="1", kind="light"), "save_light", True),
         (wire.SaveCheckpoint(command_id="1", kind="light"), "save_full", False),
@@ -71,6 +72,7 @@ def test_the_same_thing_is_not_asked_twice(waiting: wire.Command, name: str, ref
         ("pause", "running", wire.Pause(command_id="x")),
         ("pause", "paused", wire.Resume(command_id="x")),
         ("pause", "pausing", wire.Resume(command_id="x")),
+        ("release", "running", wire.Pause(command_id="x", depth="release")),
         ("save_light", "running", wire.SaveCheckpoint(command_id="x", kind="light")),
         ("save_full", "paused", wire.SaveCheckpoint(command_id="x", kind="full")),
         ("empty_cache", "running", wire.EmptyCache(command_id="x")),
@@ -84,6 +86,7 @@ def test_commands(name: str, status: str, command: wire.Command) -> None:
     ("command", "status", "text"),
     [
         (wire.Pause(command_id="x"), "running", "pausing at the next step"),
+        (wire.Pause(command_id="x", depth="release"), "running", "pausing at the next step and freeing the device"),
         (wire.Resume(command_id="x"), "paused", "resuming"),
         (
             wire.SetBatchSplit(command_id="x", micro_batch=4),
@@ -105,9 +108,13 @@ def test_the_pause_key_says_what_it_does_now() -> None:
     assert label(BY_NAME["pause"], scenes.state(status="paused")) == "resume"
 
 
+def test_a_run_that_is_paused_is_not_paused_otherwise() -> None:
+    assert refusal(BY_NAME["release"], scenes.state(status="paused"), linked=True, pending={}) == "already paused"
+
+
 def test_every_key_is_there_once() -> None:
-    assert [action.key for action in ACTIONS] == ["p", "c", "C", "b", "e", "s"]
-    commands = {command.__name__ for command in wire.COMMANDS} - {"Resume"}
+    assert [action.key for action in ACTIONS] == ["p", "P", "c", "C", "b", "e", "s"]
+    commands = {command.__name__ for command in wire.COMMANDS} - {"Resume"} | {"Release"}
     assert {action.capability for action in ACTIONS} == commands
 
 

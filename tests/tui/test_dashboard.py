@@ -364,7 +364,7 @@ async def test_the_final_banner_stays(changes: dict[str, object], words: str) ->
         assert banner.display
         assert words in banner.text
         assert chain.names()[-1] == "RunEnded"
-        assert app.screen.query_one(KeyBar).greyed == ["p", "c", "C", "b", "e", "s"]
+        assert app.screen.query_one(KeyBar).greyed == ["p", "P", "c", "C", "b", "e", "s"]
         assert app.is_running
 
 
