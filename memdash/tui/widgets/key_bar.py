@@ -40,7 +40,7 @@ class KeyBar(Static):
         )
         leave = "leave" if board.is_over() else "detach"
         keys += (("q", leave, "screen.leave", True), ("?", "help", "screen.help", True))
-        extra = f"1-4 {view}  w {span}  z zoom" if wide else ""
+        extra = f"1-4 {view}  w {span}{'  z zoom' if self.size.width >= 128 else ''}" if wide else ""
         if (keys, extra) != (self._keys, self._extra):
             self._keys, self._extra = keys, extra
             self.update(self._content(), layout=False)
