@@ -131,16 +131,24 @@ def _device_part(state: wire.RunState) -> list[str]:
         f"{memory.device} (simulated)" if memory.kind == "simulated" and memory.device != "simulated" else memory.device
     )
     peak = format_bytes(memory.peak_allocated_bytes)
-    percent = format_percent(headroom / memory.capacity_bytes)
-    return [f"{label} peak {peak} of {format_bytes(memory.capacity_bytes)}, headroom {percent}"]
+    room = _headroom(headroom, memory.capacity_bytes)
+    return [f"{label} peak {peak} of {format_bytes(memory.capacity_bytes)}, {room}"]
 
 
 def _host_part(state: wire.RunState) -> list[str]:
     headroom = wire.host_headroom_bytes(state.host)
     if state.host is None or headroom is None:
         return []
-    percent = format_percent(headroom / state.host.capacity_bytes)
-    return [f"host {format_bytes(state.host.process_bytes)}, headroom {percent}"]
+    return [f"host {format_bytes(state.host.process_bytes)}, {_headroom(headroom, state.host.capacity_bytes)}"]
+
+
+def _headroom(headroom_bytes: int, capacity_bytes: int) -> str:
+    """The share that is left, and a word when it is little."""
+    from memdash.tui.danger import Danger, danger
+
+    level = danger(Danger.NONE, headroom_bytes / capacity_bytes)
+    word = {Danger.NONE: "", Danger.LOW: " (low)", Danger.CRITICAL: " (ALMOST FULL)"}[level]
+    return f"headroom {format_percent(headroom_bytes / capacity_bytes)}{word}"
 
 
 def _verdict(state: wire.RunState) -> str:

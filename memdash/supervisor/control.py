@@ -47,11 +47,12 @@ class Control:
             self._telemetry.journal("warning", "command", f"{name} refused: {reason}")
             reply(_result(command, ok=False, text=reason))
             return
+        by_force = isinstance(command, wire.Stop) and self._telemetry.state.status == "stopping"
         self._telemetry.journal("info", "command", f"{describe(command, self._telemetry.state)} ({who})")
         self._telemetry.advance(CommandAccepted(command))
-        reached = self._send(command)
+        reached = set() if by_force else self._send(command)
         if not reached:
-            # Only Stop gets here: a rank that is not connected is asked by a signal.
+            # Only a Stop gets here: one that was asked before, or to a rank that is not connected.
             self._terminate()
             reply(_result(command, ok=True, text="the training process was asked to end by SIGTERM"))
             return

@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import time
+import traceback
 from collections.abc import Sequence
 from typing import IO
 
@@ -84,6 +85,7 @@ class _Supervisor:
         self._had_viewer = False
         self._beats = 0
         self._ended_at_s: float | None = None
+        self._fault = ""
 
     @property
     def attempt(self) -> int:
@@ -104,7 +106,7 @@ class _Supervisor:
             raise
         try:
             while not self._done():
-                self._beat(time.monotonic())
+                self._guarded_beat()
                 await asyncio.sleep(BEAT_S)
         finally:
             self._telemetry.flush_state()
@@ -162,6 +164,17 @@ class _Supervisor:
 
     # ---- the beat ----
 
+    def _guarded_beat(self) -> None:
+        """A fault in watching must never end what is watched."""
+        try:
+            self._beat(time.monotonic())
+        except Exception as error:
+            text = f"a fault in the supervisor: {type(error).__name__}: {error}"
+            if text != self._fault:
+                self._fault = text
+                traceback.print_exc()
+                self._telemetry.journal("error", "state", f"{text}; see supervisor.log")
+
     def _beat(self, now_s: float) -> None:
         if self._sampler and self._rank:
             self._sampler.sample()
@@ -205,7 +218,7 @@ class _Supervisor:
     def _done(self) -> bool:
         if self._rank or not is_final(self._telemetry.state):
             return False
-        if self._server.connections:
+        if self._telemetry.fanout.viewers:
             self._idle_since_s, self._had_viewer = time.monotonic(), True
             return False
         wait_s = LAST_VIEWER_S if self._had_viewer or self._found is None else FIRST_VIEWER_S

@@ -86,7 +86,8 @@ def refusal(state: RunState, command: wire.Command) -> str:
     if is_final(state):
         return f"the run is over: {state.status}"
     if isinstance(command, wire.Stop):
-        return "already stopping" if state.status == "stopping" else ""
+        again = state.status == "stopping" and command.save != "none"
+        return "already stopping; a stop that saves nothing ends it by force" if again else ""
     if not state.linked:
         return (
             "the training process is not connected yet" if state.step == 0 else "the training process does not answer"

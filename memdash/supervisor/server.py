@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from memdash import wire
-from memdash.errors import MalformedMessage
+from memdash.errors import MemdashError
 from memdash.supervisor.fanout import MAX_VIEWERS, SLOW_BYTES, Viewer
 
 HELLO_TIMEOUT_S = 10.0
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         try:
             for frame in self._frames.feed(data):
                 self._frame(frame)
-        except MalformedMessage as error:
+        except MemdashError as error:  # not a message, or one whose figures cannot be
             who = f"rank {self._rank}" if self._rank is not None else f"pid {self._peer_pid}"
             self._drop(f"{who} sent {str(error)[:200]}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import stat
@@ -28,8 +29,6 @@ def connect(run_id: str) -> socket.socket:
 
 
 def hello(**changes: object) -> bytes:
-    import json
-
     return json.dumps(HELLO | changes).encode() + b"\n"
 
 
@@ -155,3 +154,16 @@ def test_a_second_supervisor_is_refused(start_run):
     with pytest.raises(SupervisorAlreadyRunning):
         launch_supervisor(run.directory)
     assert run.supervisor_pid() == first
+
+
+async def test_a_rank_whose_figures_cannot_be_is_dropped_and_the_supervisor_lives(start_run, watch):
+    run = start_run("--mute")
+    watcher = await watch(run)
+    with connect(run.run_id) as liar:
+        liar.sendall(hello(role="rank"))
+        started = {"type": "TrainingStarted", "rank": 0, "time_s": 1.0, "start_step": 0, "total_steps": 9}
+        impossible = {"steps_per_epoch": 3, "num_examples": 5, "global_batch": 4, "micro_batch": 99}
+        liar.sendall(json.dumps(started | impossible).encode() + b"\n")
+        await asyncio.to_thread(read_to_end, liar)
+    run.wait_for_journal("micro_batch=99 is not between 1 and 4")
+    await watcher.until(lambda m: isinstance(m, wire.HostSample), "a sign of life")

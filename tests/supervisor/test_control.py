@@ -113,3 +113,12 @@ def test_stop_without_a_connection_goes_by_signal(desk):
     desk.submit(wire.Stop(command_id="a"))
     assert desk.terminated == 1
     assert desk.answers[0].ok
+
+
+def test_a_second_stop_that_saves_nothing_goes_by_signal(desk):
+    desk.submit(wire.Stop(command_id="a", save="full"))
+    desk.submit(wire.Stop(command_id="b", save="full"))
+    assert desk.answers[0].text.startswith("already stopping")
+    desk.submit(wire.Stop(command_id="c", save="none"))
+    assert desk.terminated == 1
+    assert [command.command_id for command in desk.sent] == ["a"]
