@@ -25,7 +25,11 @@ class Device(Protocol):
 
     name: str
     """As shown: `cuda:0`, `cpu`, `simulated`."""
+    torch_type: str
+    """As torch calls it: `cuda` or `cpu`."""
     capacity_bytes: int | None
+    can_release: bool
+    """Whether moving a model to host memory would free anything."""
 
     def start(self) -> str:
         """Make the device ready; a note for the journal, or nothing."""
@@ -45,6 +49,15 @@ class Device(Protocol):
     def empty_cache(self) -> int:
         """Give back what is reserved but unused; the bytes given back."""
 
+    def free_bytes(self) -> int:
+        """What could be allocated now."""
+
+    def what_stays(self, reserved_bytes: int) -> str:
+        """In words, what this process holds of the device once nothing of the run is left there."""
+
+    def num_alloc_retries(self) -> int:
+        """How often the allocator gave its cache back and tried again; unlike `read_memory` it restarts no peaks."""
+
 
 def open_device(section: DeviceSection) -> Device:
     """The device that the config asks for. Raises UsageError when it is not there."""
@@ -62,8 +75,9 @@ def open_device(section: DeviceSection) -> Device:
 class CpuDevice:
     """No device: the model lives in host memory, which the supervisor watches."""
 
-    name = "cpu"
+    name = torch_type = "cpu"
     capacity_bytes: int | None = None
+    can_release = False
 
     def __init__(self) -> None:
         reason = "no CUDA device here: only host memory is shown"
@@ -94,9 +108,24 @@ class CpuDevice:
         trim_host_memory()
         return max(0, before - resident_bytes())
 
+    def free_bytes(self) -> int:
+        """Nobody asks: it cannot release."""
+        return 0
+
+    def what_stays(self, reserved_bytes: int) -> str:
+        """All of it."""
+        return "everything stays"
+
+    def num_alloc_retries(self) -> int:
+        """The C library has no such figure."""
+        return 0
+
 
 class CudaDevice:
     """The first visible CUDA (or ROCm) device, perhaps with a cap on this process."""
+
+    torch_type = "cuda"
+    can_release = True
 
     def __init__(self, cap_bytes: int | None = None, index: int = 0) -> None:
         self.name = f"cuda:{index}"
@@ -141,6 +170,19 @@ class CudaDevice:
         before = torch.cuda.memory_reserved(self._index)
         torch.cuda.empty_cache()
         return before - torch.cuda.memory_reserved(self._index)
+
+    def free_bytes(self) -> int:
+        """What the driver has left, within the cap."""
+        free, _ = torch.cuda.mem_get_info(self._index)
+        return min(free, (self.capacity_bytes or free) - torch.cuda.memory_reserved(self._index))
+
+    def what_stays(self, reserved_bytes: int) -> str:
+        """The context belongs to the driver, which tells its size to nobody inside the process."""
+        return f"{format_bytes(reserved_bytes)} and the CUDA context stay"
+
+    def num_alloc_retries(self) -> int:
+        """Torch's own count."""
+        return int(torch.cuda.memory_stats_as_nested_dict(self._index).get("num_alloc_retries", 0))
 
 
 def trim_host_memory() -> None:

@@ -73,7 +73,8 @@ class Evaluation:
         with self._state.device.host():
             batch = self._task.collate("validation", indices, 0)
             num_items = self._task.count_items(batch)
-        return self._task.metric_sums(self._state.model, self._state.device.put(batch)), num_items
+        with self._state.precision.autocast():
+            return self._task.metric_sums(self._state.model, self._state.device.put(batch)), num_items
 
     def _shrink(self, failure: OutOfMemory, batch_size: int) -> int:
         """Half the batch, for evaluation only; 0 when one example does not fit, which training survives."""

@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from memdash.config import TrainSection
 from runner.device import HostScope
+from runner.precision import Precision
 
 
 def make_optimizer(model: nn.Module, train: TrainSection) -> AdamW:
@@ -74,17 +75,30 @@ class Plan:
         return train.learning_rate * max(0.0, share)
 
 
-def commit(optimizer: AdamW, learning_rate: float, max_grad_norm: float, host: HostScope) -> float:
-    """Clip over the whole group, then update; the norm before clipping. Never inside a retry: see Versions."""
+@dataclass(frozen=True)
+class Commit:
+    """What an update came to."""
+
+    grad_norm: float
+    """Before clipping."""
+    updated: bool
+    """False when a gradient overflowed in fp16, so that nothing was changed."""
+
+
+def commit(
+    optimizer: AdamW, precision: Precision, learning_rate: float, max_grad_norm: float, host: HostScope
+) -> Commit:
+    """Clip over the whole group, then update. Never inside a retry: see Versions."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+    precision.unscale(optimizer)
     gradients = [p.grad for p in _parameters(optimizer) if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if max_grad_norm:
         nn.utils.clip_grads_with_norm_(_parameters(optimizer), max_grad_norm, norm)
     with host():  # the fused update takes no device memory; the scalars it makes on the way are the CPU's
-        optimizer.step()
-    return float(norm)
+        updated = precision.step(optimizer)
+    return Commit(float(norm), updated)
 
 
 class Versions:

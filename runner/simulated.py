@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from memdash.errors import MemdashError
+from memdash.units import format_bytes
 from memdash.wire import DeviceMemory
 from runner.budget import PythonBudget
 from runner.device import Batch, trim_host_memory
@@ -76,6 +77,8 @@ class SimulatedDevice:
     """Every CPU tensor made after `start` counts, except in `host()`; the library's scratch memory does not."""
 
     name = "simulated"
+    torch_type = "cpu"
+    can_release = True
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes: int | None = capacity_bytes
@@ -144,6 +147,19 @@ class SimulatedDevice:
         given_back = self.limiter.empty_cache()
         trim_host_memory()
         return given_back
+
+    def free_bytes(self) -> int:
+        """The capacity less what lives."""
+        memory = self.read_memory()
+        return (memory.capacity_bytes or 0) - (memory.allocated_bytes or 0)
+
+    def what_stays(self, reserved_bytes: int) -> str:
+        """There is no context."""
+        return f"{format_bytes(reserved_bytes)} stay"
+
+    def num_alloc_retries(self) -> int:
+        """Not acted upon: the simulated cache is too simple for its retries to mean that a real one thrashes."""
+        return 0
 
 
 class NativeLimiter:

@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memdash.agent.session import Session
-from memdash.batching import BatchSplit, slices
+from memdash.batching import BatchSplit, next_smaller, slices
 from memdash.units import format_bytes
+from runner.growth import Growth, Thrashing
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch
 from runner.optimizer import Versions, commit
 from runner.tasks.protocol import Batch, Task
@@ -40,10 +41,13 @@ class StepResult:
 
 
 class GroupStep:
-    """Trains groups; `split` says how they are cut and shrinks for good when one does not fit."""
+    """Trains groups; `split` says how the last one was cut and shrinks when one does not fit."""
 
-    def __init__(self, state: TrainingState, task: Task, split: BatchSplit, session: Session) -> None:
+    def __init__(
+        self, state: TrainingState, task: Task, split: BatchSplit, session: Session, growth: Growth | None = None
+    ) -> None:
         self.split = split
+        self.growth = growth or Growth.start(split.group, split.micro_batch, after=0)
         self.num_recoveries = 0
         self._state = state
         self._task = task
@@ -51,22 +55,66 @@ class GroupStep:
         self._snapshot = Snapshot(state.model, state.device)
         self._same_size: Counter[int] = Counter()
         self._at = (0, 0)  # the slice in flight, to name the example that does not fit
+        self._longest = 0
+        self._recovered = False  # whether the group in flight ran out of memory
+        self._thrashing = Thrashing()
+
+    def ask(self, micro_batch: int) -> None:
+        """Cut the groups to come as a person wants it; what memory taught about other sizes is forgotten."""
+        self.split = self.split.with_micro_batch(micro_batch)
+        self.growth = Growth.start(self.split.group, micro_batch, self.growth.after)
 
     def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
         """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
         self._snapshot.take()
-        longest = max(self._task.train_lengths[index] for index in indices)
-        tried_commit = False
+        self._longest = max(self._task.train_lengths[index] for index in indices)
+        self._recovered = tried_commit = False
+        self._choose(len(indices))
         while True:
             loss, num_items = self._accumulate(indices, epoch)
             versions = Versions(self._state.optimizer)
             host = self._state.device.host
-            norm = attempt(partial(commit, self._state.optimizer, learning_rate, max_grad_norm, host))
-            if not isinstance(norm, OutOfMemory):
-                self._state.optimizer.zero_grad(set_to_none=True)
-                return StepResult(loss, norm, num_items, longest)
-            self._after_failed_commit(norm, torn=versions.advanced(), tried_before=tried_commit)
+            optimizer, precision = self._state.optimizer, self._state.precision
+            done = attempt(partial(commit, optimizer, precision, learning_rate, max_grad_norm, host))
+            if not isinstance(done, OutOfMemory):
+                optimizer.zero_grad(set_to_none=True)
+                self._learn(len(indices), updated=done.updated)
+                return StepResult(loss, done.grad_norm, num_items, self._longest)
+            self._after_failed_commit(done, torn=versions.advanced(), tried_before=tried_commit)
             tried_commit = True
+
+    # ---- around the group: its size ----
+
+    def _choose(self, count: int) -> None:
+        """The size for a group of `count` examples; the short one at the end of an epoch would prove nothing."""
+        if count == self.split.group:
+            size = self.growth.choose(self._longest)
+            self._resplit(size, self.growth.why(size, self._longest))
+
+    def _learn(self, count: int, *, updated: bool) -> None:
+        """What a trained group says about the next ones."""
+        if not updated:
+            scale, number = self._state.precision.loss_scale, self._state.precision.num_skipped
+            text = f"gradients overflowed in fp16: no update for this step, the {number}. so far; loss scale {scale:g}"
+            # Halved below 1 it is not the scale that makes them overflow.
+            self._session.notice(text, level="warning" if scale < 1 else "info")
+        if not self._recovered:
+            self.growth.succeeded(min(self.split.micro_batch, count), self._longest)
+        if self._thrashing.seen(self._state.device.num_alloc_retries(), recovered=self._recovered):
+            self._shrink_before_oom()
+
+    def _shrink_before_oom(self) -> None:
+        """The cache was emptied in group after group, which is slow, and the next step may not fit at all."""
+        smaller = next_smaller(self.split.group, self.split.micro_batch)
+        if smaller is not None:
+            self.growth.failed(self.split.micro_batch, self._longest, smaller)
+            self._resplit(smaller, "the device's cache had to be emptied in each of the last steps to make room")
+
+    def _resplit(self, micro_batch: int, cause: str) -> None:
+        before = self.split.micro_batch
+        if micro_batch != before:
+            self.split = self.split.with_micro_batch(micro_batch)
+            self._session.split_changed(before, micro_batch, cause)
 
     # ---- scope 1: can be done again ----
 
@@ -97,8 +145,9 @@ class GroupStep:
         for batch in batches:
             size = len(next(iter(batch.values())))
             self._at = (start, start + size)
-            loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self._state.precision.autocast():
+                loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
+            self._state.precision.scale(loss).backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
             start += size
         assert total is not None
@@ -109,6 +158,9 @@ class GroupStep:
         micro_batch = self.split.micro_batch
         tried_again = self._same_size[micro_batch] >= MAX_SAME_SIZE
         chosen = next_micro_batch(failure, self.split.group, micro_batch, tried_again=tried_again)
+        was_a_try = micro_batch > self.growth.settled
+        if was_a_try:
+            chosen = self.growth.settled
         if failure.poisoned or self.num_recoveries >= MAX_RECOVERIES:
             chosen = None
         self._report(failure, "forward/backward", chosen)
@@ -117,7 +169,10 @@ class GroupStep:
             raise OutOfMemoryStop(self._why_no_further(failure, indices), state_is_whole=True)
         if chosen == micro_batch:
             self._same_size[micro_batch] += 1
-        self.num_recoveries += 1
+        else:
+            self.growth.failed(micro_batch, self._longest, chosen)
+        self._recovered = True
+        self.num_recoveries += not was_a_try  # tries wait longer and longer, so they need no other bound
         self.split = self.split.with_micro_batch(chosen)
 
     def _why_no_further(self, failure: OutOfMemory, indices: Sequence[int]) -> str:
@@ -145,6 +200,7 @@ class GroupStep:
             raise OutOfMemoryStop(f"{why} ({failure.message})", state_is_whole=False, hint=hint)
         if not again:
             raise OutOfMemoryStop(f"no memory for the optimizer step: {failure.message}", state_is_whole=True)
+        self._recovered = True
         self.num_recoveries += 1
 
     # ---- both ----
@@ -152,6 +208,7 @@ class GroupStep:
     def _rewind(self) -> None:
         """As it was before the group: no gradients, the same generators and buffers; then give memory back."""
         self._state.optimizer.zero_grad(set_to_none=True)
+        self._state.precision.rewind()
         self._snapshot.restore()
         gc.collect()
         self._state.device.empty_cache()

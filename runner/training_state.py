@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from memdash.errors import CheckpointIncomplete, UsageError
 from memdash.wire import CheckpointKind
 from runner.checkpoint import Staging
 from runner.device import Device
+from runner.precision import Precision
 from runner.randomness import RngState
 from runner.tensorfile import size_bytes, write_tensors
 
@@ -49,6 +50,7 @@ class TrainingState:
     optimizer: AdamW
     progress: Progress
     device: Device
+    precision: Precision = field(default_factory=Precision)
 
     def need_bytes(self, kind: CheckpointKind) -> int:
         """Disk space for a checkpoint."""
@@ -66,6 +68,7 @@ class TrainingState:
             tensors = generators | self._optimizer_tensors() | self._passing_buffers()
             staging.write(STATE, lambda write: write_tensors(write, tensors, host))
             training["rng"] = rng.scalars()
+            training["precision"] = self.precision.save()
         staging.write_json(TRAINING, training)
 
     def load_weights(self, path: Path) -> None:
@@ -80,7 +83,9 @@ class TrainingState:
         with self.device.host():
             _copy_into(self._optimizer_tensors() | self._passing_buffers(), path / STATE, others="rng.")
             generators = {name.removeprefix("rng."): t for name, t in _read(path / STATE, "rng.").items()}
-            RngState.from_saved(generators, read_training(path)["rng"]).restore()
+            training = read_training(path)
+            self.precision.load(training.get("precision", {}))
+            RngState.from_saved(generators, training["rng"]).restore()
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}

@@ -97,7 +97,8 @@ class LanguageModelling:
         return logits[:, :-1], batch["labels"][:, 1:]
 
     def _loss_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        logits = logits.flatten(0, 1).float()  # a sum over a batch of half-precision losses would overflow
+        return cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
     def _cut(self, texts: list[str]) -> list[Tensor]:
         """Blocks of tokens, with the tokenizer's own ends ([CLS] ... [SEP]) where it has them."""

@@ -87,4 +87,4 @@ class TextClassification:
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return logits
+        return logits.float()  # a sum over a batch of half-precision losses would overflow

@@ -58,7 +58,7 @@ def test_the_comparison_would_notice_a_mean_of_means() -> None:
 def test_the_split_may_change_at_every_step() -> None:
     trainer = Trainer(ToyTask(), group=8, micro_batch=8)
     for micro_batch, indices in zip((5, 2, 7), GROUPS, strict=True):
-        trainer.step.split = trainer.step.split.with_micro_batch(micro_batch)
+        trainer.step.ask(micro_batch)
         trainer.train(indices)
     assert largest_difference(trained(8), trainer.everything()) <= 1e-10
 
