@@ -21,7 +21,9 @@ from memdash.batching import BatchSplit  # noqa: E402
 from memdash.config import RunConfig, TrainSection  # noqa: E402
 from memdash.config_file import parse_config  # noqa: E402
 from runner.device import CpuDevice, Device  # noqa: E402
+from runner.growth import Growth  # noqa: E402
 from runner.optimizer import make_optimizer  # noqa: E402
+from runner.precision import Name, Precision  # noqa: E402
 from runner.randomness import seed_everything  # noqa: E402
 from runner.simulated import NativeLimiter, SimulatedDevice, cache_dir  # noqa: E402
 from runner.step import GroupStep  # noqa: E402
@@ -76,6 +78,10 @@ class RecordingSession(Session):
         super().__init__(device.read_memory)
         self.ooms: list[dict[str, Any]] = []
         self.notices: list[str] = []
+        self.changes: list[tuple[int, int, str]] = []
+
+    def split_changed(self, before: int, after: int, cause: str) -> None:
+        self.changes.append((before, after, cause))
 
     def report_oom(self, **report: Any) -> None:
         self.ooms.append(report)
@@ -87,16 +93,26 @@ class RecordingSession(Session):
 class Trainer:
     """A toy model with its optimizer and step, without the loop around it."""
 
-    def __init__(self, task: ToyTask, group: int, micro_batch: int, device: Device | None = None) -> None:
+    def __init__(
+        self,
+        task: ToyTask,
+        group: int,
+        micro_batch: int,
+        device: Device | None = None,
+        precision: Name = "fp32",
+        grow_after: int = 0,
+    ) -> None:
         self.task, self.device = task, device or CpuDevice()
         seed_everything(0)
         with self.device.host():
             model = task.build_model()
         self.device.place(model)
         self.train_section = TrainSection(learning_rate=0.01)
-        self.state = TrainingState(model, make_optimizer(model, self.train_section), Progress(), self.device)
+        optimizer = make_optimizer(model, self.train_section)
+        self.state = TrainingState(model, optimizer, Progress(), self.device, Precision(precision, self.device))
         self.session = RecordingSession(self.device)
-        self.step = GroupStep(self.state, task, BatchSplit(group, micro_batch), self.session)
+        growth = Growth.start(group, micro_batch, grow_after)
+        self.step = GroupStep(self.state, task, BatchSplit(group, micro_batch), self.session, growth)
 
     def train(self, indices: range, epoch: int = 0) -> float:
         """One step; its loss."""
