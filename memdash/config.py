@@ -174,6 +174,17 @@ def starter_config() -> str:
     return "\n".join(lines) + "\n"
 
 
+def changed_keys(config: RunConfig) -> dict[str, Any]:
+    """`train.micro_batch` -> 4, for every key that is not its default."""
+    defaults = RunConfig()
+    return {
+        f"{table}.{field}": value
+        for table in config.__struct_fields__
+        for field, value in msgspec.structs.asdict(getattr(config, table)).items()
+        if value != getattr(getattr(defaults, table), field)
+    }
+
+
 def table_name(section: type[Section]) -> str:
     """TrainSection -> `train`."""
     return section.__name__.removesuffix("Section").lower()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memdash.config import RunConfig
-    from memdash.store.run_directory import RunDirectory
+    from memdash.store.run_directory import RunDirectory, RunRecord
 
 INVARIANT = ("run.seed", "task", "model", "data", "train.global_batch")
 """What a run cannot change between two attempts: its position in the data would mean other examples."""
@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--headless", action="store_true", help="print lines instead of the dashboard; exit with the outcome"
     )
     how.add_argument("--detach", action="store_true", help="start the run and return at once")
+    how.add_argument(
+        "--dry-run", action="store_true", help="check the config and say what would be started; start nothing"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from memdash.commands._watch import terminal_problem, watch, watch_headless
     from memdash.supervisor.launch import launch_supervisor
 
+    if args.dry_run:
+        return _describe(args)
     again: Sequence[str] = ()
     if args.config is not None:
         directory = _create(args.config, args.overrides)
@@ -73,15 +78,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
     """The run's directory, holding everything that the supervisor and the training process need."""
+    from memdash.config_file import load_config
+    from memdash.store.run_directory import create_run
+
+    config = load_config(path, overrides)
+    record, parent = _plan(path, config)
+    text = path.read_text(encoding="utf-8")
+    return create_run(record, config_json=_as_json(config), config_toml=text, parent=parent)
+
+
+def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
+    """What a run of this config is, and the directory that its own is made in."""
     import sys
     import time
 
     from memdash import __version__
-    from memdash.config_file import load_config
     from memdash.locations import runs_dir
-    from memdash.store.run_directory import RunRecord, create_run, new_run_id
+    from memdash.store.run_directory import RunRecord, new_run_id
 
-    config = load_config(path, overrides)
     run_id = new_run_id(config.run.name)
     base = path.parent.resolve()
     parent = (base / Path(config.run.dir).expanduser()).absolute() if config.run.dir else runs_dir()
@@ -94,11 +108,32 @@ def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
         cwd=str(base),
         memdash_version=__version__,
     )
-    text = path.read_text(encoding="utf-8")
-    return create_run(record, config_json=_as_json(config), config_toml=text, parent=parent)
+    return record, parent
 
 
-def _go_on(args: argparse.Namespace) -> tuple[RunDirectory, Sequence[str]]:
+def _describe(args: argparse.Namespace) -> int:
+    """What would be started, and every key that is not its default."""
+    if args.config is None:
+        directory, again = _go_on(args, dry=True)
+        print(f"one more attempt of {directory.run_id}: {' '.join(again)}")
+        return ExitCode.OK
+    from memdash.batching import BatchSplit
+    from memdash.config import changed_keys
+    from memdash.config_file import load_config
+    from memdash.locations import socket_path
+
+    config = load_config(args.config, args.overrides)
+    record, parent = _plan(args.config, config)
+    print(f"run        {record.run_id} in {parent / record.run_id}")
+    print(f"socket     {socket_path(record.run_id)}")
+    print(f"starts     {' '.join(record.argv)}")
+    print(f"split      {BatchSplit(config.train.global_batch, config.micro_batch)}")
+    for key, value in changed_keys(config).items():
+        print(f"{key:<28} {value!r}")
+    return ExitCode.OK
+
+
+def _go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory, Sequence[str]]:
     """The run that is meant, and what the training process is told about its checkpoint. Raises UsageError."""
     from memdash.checkpoints import choose
     from memdash.locations import socket_path
@@ -110,7 +145,7 @@ def _go_on(args: argparse.Namespace) -> tuple[RunDirectory, Sequence[str]]:
         raise _still_open(directory)
     kinds = ("full",) if args.resume else ("light", "full")
     chosen, _ = choose(directory.checkpoints, args.checkpoint, kinds)
-    if args.overrides:
+    if args.overrides and not dry:
         _change_config(directory, args.overrides)
     return directory, ("--resume" if args.resume else "--warm-start", str(chosen.path))
 

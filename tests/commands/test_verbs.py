@@ -147,3 +147,15 @@ def test_a_reader_that_leaves_is_no_error(start_run):
     )
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+def test_a_dry_run_says_what_would_be_started_and_starts_nothing(tmp_path, capsys):
+    path = tmp_path / "run.toml"
+    path.write_text('[run]\nname = "x"\n[train]\nmicro_batch = 4\n')
+    assert main(["run", str(path), "--dry-run", "--set", "train.epochs=2"]) == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "split      4 x 4 = 16" in out
+    assert "-m runner --run-dir" in out
+    changed = dict(line.split() for line in out.splitlines() if line.startswith(("run.", "train.")))
+    assert changed == {"run.name": "'x'", "train.micro_batch": "4", "train.epochs": "2.0"}
+    assert not (tmp_path / "runs").exists()

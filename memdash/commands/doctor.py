@@ -1,0 +1,149 @@
+"""Say what this machine offers: memory limits and their files, devices, torch, sockets, terminal; and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+
+from memdash.errors import ExitCode, MemdashError
+
+Finding = tuple[str, str, str]
+"""What was looked at, `ok`, `missing` or `note`, and what was found."""
+
+TORCH_TIMEOUT_S = 120.0  # a cold import from a network disk
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at everything; nothing that is missing is an error."""
+    import json
+
+    for what, verdict, text in findings():
+        if args.json:
+            print(json.dumps({"what": what, "verdict": verdict, "text": text}))
+        else:
+            print(f"{ {'ok': ' ok ', 'missing': ' -- ', 'note': '    '}[verdict] }{what:<18} {text}", flush=True)
+    return ExitCode.OK
+
+
+def findings() -> Iterator[Finding]:
+    """Everything, the quick ones first."""
+    from memdash import __version__
+
+    yield "memdash", "ok", f"{__version__}, Python {sys.version.split()[0]}, {sys.executable}"
+    yield from _host()
+    yield from _places()
+    yield from _terminal()
+    yield from _nvml()
+    yield _compiler()
+    yield _torch()
+
+
+def _host() -> Iterator[Finding]:
+    from memdash.host.capacity import cgroup_levels, effective_capacity, machine_capacity
+    from memdash.host.sampler import working_set_bytes
+    from memdash.units import format_bytes
+
+    machine = machine_capacity()
+    yield "machine memory", "ok", f"{format_bytes(machine.limit_bytes)}  ({machine.source})"
+    levels = cgroup_levels("self")
+    for level in levels:
+        limit = level.limit_bytes()
+        text = format_bytes(limit) if limit is not None else "no limit"
+        yield f"cgroup v{level.version}", "ok", f"{text}  ({level.limit_file})"
+        if (level.path / "memory.oom.group").exists() and (level.path / "memory.oom.group").read_text().strip() == "1":
+            yield "memory.oom.group", "note", f"one OOM kills everything in {level.path}, the supervisor too"
+    if not levels:
+        yield "cgroup", "missing", "no memory cgroup is visible: the machine's memory is taken as the limit"
+    capacity = effective_capacity("self")
+    used = working_set_bytes(capacity)
+    headroom = format_bytes(capacity.limit_bytes - used)
+    yield "effective limit", "ok", f"{format_bytes(capacity.limit_bytes)}, headroom {headroom}  ({capacity.source})"
+    pressure = os.path.exists("/proc/pressure/memory")
+    yield "pressure stall", "ok" if pressure else "missing", "/proc/pressure/memory" if pressure else "no PSI"
+
+
+def _places() -> Iterator[Finding]:
+    import shutil
+
+    from memdash.locations import runs_dir, sockets_dir
+    from memdash.units import format_bytes
+
+    try:
+        yield "sockets", "ok", str(sockets_dir())
+    except (MemdashError, OSError) as error:
+        yield "sockets", "missing", str(error)
+    path = runs_dir()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if os.access(there, os.W_OK):
+        yield "runs", "ok", f"{path}, {format_bytes(shutil.disk_usage(there).free)} free"
+    else:
+        yield "runs", "missing", f"{there} cannot be written: set MEMDASH_RUNS_DIR"
+
+
+def _terminal() -> Iterator[Finding]:
+    from memdash.commands._watch import terminal_problem
+
+    problem = terminal_problem()
+    size = os.get_terminal_size(2) if os.isatty(2) else None
+    shown = f"{size.columns}x{size.lines}, TERM={os.environ.get('TERM', '')}" if size else ""
+    yield "terminal", "missing" if problem else "ok", problem or shown
+    encoding = sys.stderr.encoding or "unknown"
+    utf8 = encoding.lower().replace("-", "") == "utf8"
+    yield "encoding", "ok" if utf8 else "missing", encoding if utf8 else f"{encoding}: plots need UTF-8"
+
+
+def _nvml() -> Iterator[Finding]:
+    from memdash.units import format_bytes
+
+    try:
+        import pynvml
+    except ImportError:
+        yield "NVML", "missing", "nvidia-ml-py is not installed"
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        yield "NVML", "missing", f"no NVIDIA driver: {error}"
+        return
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            total = format_bytes(pynvml.nvmlDeviceGetMemoryInfo(device).total)
+            yield f"GPU {index}", "ok", f"{pynvml.nvmlDeviceGetName(device)}, {total}"
+    except pynvml.NVMLError as error:
+        yield "NVML", "missing", f"a device does not answer: {error}"
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _compiler() -> Finding:
+    import shutil
+
+    path = shutil.which(os.environ.get("CXX", "g++"))
+    if path:
+        return "C++ compiler", "ok", f"{path}: the simulated device counts every byte"
+    return "C++ compiler", "missing", "the simulated device falls back to counting in Python, at 1.6 times the CPU"
+
+
+def _torch() -> Finding:
+    """In a process of its own: importing torch takes seconds and stays for ever."""
+    import subprocess
+
+    code = (
+        "import torch; n = torch.cuda.device_count(); "
+        "print(torch.__version__, f'{n} CUDA device(s)' if n else 'no CUDA device', sep=', ')"
+    )
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TORCH_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return "torch", "missing", f"not imported within {TORCH_TIMEOUT_S:.0f} s"
+    if done.returncode:
+        return "torch", "missing", "not installed: pip install 'memdash[train]'"
+    return "torch", "ok", done.stdout.strip()
