@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -40,6 +41,15 @@ def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No hub, no idle threads that spin."""
     for name, value in {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def quick_gc() -> Iterator[None]:
+    """Every recovery collects garbage: what is there already is left out, or a storm of them takes minutes."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

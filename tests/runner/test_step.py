@@ -64,7 +64,7 @@ def test_the_split_may_change_at_every_step() -> None:
 
 
 @pytest.mark.slow
-def test_a_passing_oom_at_any_allocation_leaves_no_trace(native: Native) -> None:
+def test_a_passing_oom_at_any_allocation_leaves_no_trace(native: Native, quick_gc: None) -> None:
     """Dropout and BatchNorm on: parameters, buffers, optimizer and generators are those of an undisturbed run."""
     device, limiter = native(1 << 30)
 
