@@ -82,7 +82,7 @@ class Release:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in copies:
                 with self._state.device.host():
-                    flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+                    flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
                 copies[storage.data_ptr()] = move(flat)
         return copies
 
@@ -101,7 +101,7 @@ class Release:
                 copy = copies[tensor.untyped_storage().data_ptr()]
                 place = (tensor.storage_offset(), tensor.size(), tensor.stride())
                 empty = torch.empty(0, dtype=tensor.dtype, device=copy.device)
-                tensor.data = empty.set_(copy.untyped_storage(), *place)  # type: ignore[call-overload]
+                tensor.data = empty.set_(copy.untyped_storage(), *place)
 
 
 def available_host_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int | None:

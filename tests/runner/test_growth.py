@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 import torch
 
 from runner.growth import Growth, Thrashing
 from tests.runner.conftest import Trainer, largest_difference
 from tests.runner.toy_task import ToyTask
+
+if TYPE_CHECKING:
+    import pytest
 
 AFTER = 4
 
