@@ -1,7 +1,8 @@
 """Checkpoints as readers see them: a directory is one when its manifest fits its files, and is passed over when not.
 
-RUN_DIR/checkpoints/step-00000120-full/manifest.json names every other file with its size and SHA-256. The training
-process writes them (runner/checkpoint.py); verbs list, verify and export them. No tensor is looked at here.
+RUN_DIR/checkpoints/step-00000120-full/manifest.json names every other file with its size and SHA-256, and carries a hash
+of its own bytes. The training process writes them (runner/checkpoint.py); verbs list, verify and export them. No tensor
+is looked at here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from memdash.wire import CheckpointKind
 SCHEMA = 1
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d{8,})-(light|full)(?:-(\d+))?")
+SEAL = "manifest_sha256"
+NO_HASH = "0" * 64
 OURS = (MANIFEST, "training.json", "state.safetensors")
 """Files that only a resume needs; the rest is what `from_pretrained` reads."""
 
@@ -33,6 +37,8 @@ class Checkpoint:
     path: Path
     step: int
     kind: CheckpointKind
+    attempt: int
+    """The launch of the run that saved it."""
     reason: str
     """Who wanted it: `command`, `schedule`, `best`, `end`, `out of memory`."""
     size_bytes: int
@@ -43,7 +49,7 @@ class Checkpoint:
 def complete(folder: Path) -> list[Checkpoint]:
     """Checkpoints whose files have the right sizes, newest first; hashes are checked by `verify`."""
     found = []
-    for path in sorted(named(folder), key=age, reverse=True):
+    for path in _newest_first(folder):
         with contextlib.suppress(CheckpointIncomplete):
             found.append(read_manifest(path))
     return found
@@ -52,7 +58,7 @@ def complete(folder: Path) -> list[Checkpoint]:
 def damaged(folder: Path) -> list[tuple[Path, str]]:
     """Directories named like checkpoints that are none, and why, newest first."""
     found = []
-    for path in sorted(named(folder), key=age, reverse=True):
+    for path in _newest_first(folder):
         try:
             read_manifest(path)
         except CheckpointIncomplete as error:
@@ -63,26 +69,27 @@ def damaged(folder: Path) -> list[tuple[Path, str]]:
 def choose(folder: Path, asked: str, kinds: Collection[str]) -> tuple[Checkpoint, list[str]]:
     """The checkpoint to go on from, verified, and a note for each damaged one that was passed over.
 
-    `latest` is the newest of the wanted kinds. A name or a path is that checkpoint, else the newest before it.
-    Raises CheckpointIncomplete when none is left.
+    `latest` is the newest of the wanted kinds. A name or a path is that checkpoint, else the newest one of an earlier step.
+    Raises UsageError when there is no such checkpoint, CheckpointIncomplete when no good one is left.
     """
-    candidates = sorted((path for path in named(folder) if kind_of(path) in kinds), key=age, reverse=True)
-    if asked != "latest":
-        wanted = _find(folder, asked)
-        if kind_of(wanted) not in kinds:
+    wanted = None if asked == "latest" else _find(folder, asked)
+    if wanted is not None:
+        folder = wanted.parent
+        if _kind(wanted) not in kinds:
             hint = "`memdash run --warm-start` goes on from weights alone"
             raise UsageError(f"{wanted.name} is a light checkpoint: it holds weights only", hint=hint)
-        candidates = [wanted, *(path for path in candidates if age(path) < age(wanted))]
+    candidates = [path for path in _newest_first(folder) if _kind(path) in kinds]
+    if wanted is not None:
+        candidates = [wanted, *(path for path in candidates if _place(path) < _place(wanted))]
     notes: list[str] = []
     for path in candidates:
         try:
             return verify(path), notes
         except CheckpointIncomplete as error:
             notes.append(f"{error}; passed over for the one before")
-    wanted_kinds = " or ".join(kinds)
-    light = "full" in kinds and any(kind_of(path) == "light" for path in named(folder))
+    light = any(_kind(path) not in kinds for path in _named(folder))
     hint = "; ".join(notes) or ("there are light ones: `memdash run --warm-start` goes on from these" if light else "")
-    raise CheckpointIncomplete(f"there is no complete {wanted_kinds} checkpoint in {folder}", hint=hint)
+    raise CheckpointIncomplete(f"there is no complete {' or '.join(kinds)} checkpoint in {folder}", hint=hint)
 
 
 def verify(path: Path) -> Checkpoint:
@@ -94,21 +101,43 @@ def verify(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def seal(manifest: dict[str, Any]) -> bytes:
+    """The bytes of a manifest, which end with the hash of all of them; the hash itself counts as zeros in it."""
+    text = json.dumps(manifest | {"schema": SCHEMA, SEAL: NO_HASH}, indent=1).encode()
+    return text.replace(NO_HASH.encode(), hashlib.sha256(text).hexdigest().encode())
+
+
 def read_manifest(path: Path) -> Checkpoint:
     """The manifest of a checkpoint, its files checked for presence and size. Raises CheckpointIncomplete."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = _unseal(path)
         files = dict(manifest["files"])
-        step, kind, reason = int(manifest["step"]), manifest["kind"], manifest["reason"]
-        checkpoint = Checkpoint(path, step, kind, reason, manifest["size_bytes"], files)
         for name, expected in files.items():
             if name.startswith("/") or ".." in Path(name).parts:
                 raise CheckpointIncomplete(f"{path.name}: its manifest points outside")
-            if (path / name).stat().st_size != expected["size_bytes"]:
+            if (path / name).stat().st_size != int(expected["size_bytes"]):
                 raise CheckpointIncomplete(f"{path.name}: {name} is cut short")
+        return Checkpoint(
+            path=path,
+            step=int(manifest["step"]),
+            kind=manifest["kind"],
+            attempt=int(manifest["attempt"]),
+            reason=str(manifest["reason"]),
+            size_bytes=int(manifest["size_bytes"]),
+            files={name: {"sha256": "", **expected} for name, expected in files.items()},
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointIncomplete(f"{path.name}: incomplete ({type(error).__name__}: {error})") from None
-    return checkpoint
+
+
+def _unseal(path: Path) -> dict[str, Any]:
+    """Raises CheckpointIncomplete when a byte of the manifest is not what was written, OSError, ValueError, KeyError."""
+    text = (path / MANIFEST).read_bytes()
+    manifest: dict[str, Any] = json.loads(text)
+    found = str(manifest[SEAL]).encode()
+    if hashlib.sha256(text.replace(found, NO_HASH.encode())).hexdigest().encode() != found:
+        raise CheckpointIncomplete(f"{path.name}: {MANIFEST} is damaged")
+    return manifest
 
 
 def export(checkpoint: Checkpoint, target: Path) -> list[str]:
@@ -124,19 +153,32 @@ def export(checkpoint: Checkpoint, target: Path) -> list[str]:
     return names
 
 
-def named(folder: Path) -> Iterator[Path]:
+def _named(folder: Path) -> Iterator[Path]:
     """Directories named like checkpoints, complete or not."""
     return (path for path in folder.iterdir() if NAME.fullmatch(path.name)) if folder.is_dir() else iter(())
 
 
-def kind_of(path: Path) -> str:
+def _newest_first(folder: Path) -> list[Path]:
+    """By attempt, then by step: one that went on from an old checkpoint is newer than what it left behind."""
+    return sorted(_named(folder), key=lambda path: (_attempt(path), *_place(path)), reverse=True)
+
+
+def _attempt(path: Path) -> int:
+    """Of a manifest that cannot be read: the last one, so that it is tried first and leaves a note."""
+    try:
+        return int(_unseal(path)["attempt"])
+    except (CheckpointIncomplete, OSError, ValueError, KeyError, TypeError):
+        return sys.maxsize
+
+
+def _kind(path: Path) -> str:
     """`light` or `full`, from the name."""
     match = NAME.fullmatch(path.name)
     return match[2] if match else ""
 
 
-def age(path: Path) -> tuple[int, int]:
-    """Sorts checkpoints by step, then by their number at that step."""
+def _place(path: Path) -> tuple[int, int]:
+    """Where in the training: the step, then the number at that step."""
     match = NAME.fullmatch(path.name)
     return (int(match[1]), int(match[3] or 1)) if match else (-1, 0)
 

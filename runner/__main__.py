@@ -1,4 +1,4 @@
-"""`python -P -m runner --run-dir DIR --base-dir DIR [--resume PATH|latest]`: one training process of one run.
+"""`python -P -m runner --run-dir DIR --base-dir DIR [--resume | --warm-start CHECKPOINT]`: one training process.
 
 Started by the supervisor, which gives MEMDASH_SOCKET, MEMDASH_RUN_ID and MEMDASH_ATTEMPT in the environment; without
 them it trains all the same. Its exit code is the outcome of the run: see memdash.errors.ExitCode.
@@ -22,13 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m runner", description="Train one run.")
     parser.add_argument("--run-dir", type=Path, required=True, help="holds config.json; checkpoints are saved in it")
     parser.add_argument("--base-dir", type=Path, required=True, help="what relative paths in the config start from")
-    parser.add_argument("--resume", default="", metavar="PATH", help="a checkpoint directory, or `latest`")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", default="", metavar="CHECKPOINT", help="go on exactly from a full one: a path, a name, or `latest`"
+    )
+    start.add_argument("--warm-start", default="", metavar="CHECKPOINT", help="go on from the weights of any one")
     options = parser.parse_args(arguments)
     session = Session()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.request_stop(save="full"))
     try:
-        return _train(options.run_dir, options.base_dir, options.resume, session)
+        return _train(options, session)
     except MemdashError as error:
         return _explain(error, session)
     except Exception as error:
@@ -37,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
 
 
-def _train(run_dir: Path, base_dir: Path, resume: str, session: Session) -> int:
+def _train(options: argparse.Namespace, session: Session) -> int:
     # Importing torch and transformers takes seconds: by now a signal already means "stop at the next boundary".
     from runner.launch import prepare
     from runner.spec import read_spec
 
-    outcome = prepare(read_spec(run_dir, base_dir, resume), session).run()
+    spec = read_spec(options.run_dir, options.base_dir, options.resume, options.warm_start)
+    outcome = prepare(spec, session).run()
     session.finish(outcome, "stopped on request" if outcome == "stopped" else "")
     return ExitCode.STOPPED if outcome == "stopped" else ExitCode.OK
 

@@ -11,15 +11,20 @@ from torch import nn
 
 from memdash.agent.session import Session
 from memdash.batching import BatchSplit
+from memdash.checkpoints import Checkpoint, choose
 from memdash.errors import UsageError
 from memdash.units import format_bytes, format_count
-from runner.checkpoint import Checkpoint, CheckpointStore, choose
+from runner.checkpoint import CheckpointStore
 from runner.device import Device, open_device
 from runner.evaluation import Evaluation
-from runner.loop import Loop, say
+from runner.growth import Growth
+from runner.loop import Loop
 from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
 from runner.optimizer import Plan, make_optimizer
+from runner.precision import Precision
 from runner.randomness import seed_everything
+from runner.saving import Saving
+from runner.say import say
 from runner.spec import Spec
 from runner.step import GroupStep
 from runner.tasks.opening import open_task
@@ -37,7 +42,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
         torch.set_num_threads(config.train.threads)
     device = open_device(config.device)
     resumed = _find_checkpoint(spec, session)
-    store = CheckpointStore(spec.checkpoints_dir, config.checkpoint.keep_last)
+    store = CheckpointStore(spec.checkpoints_dir, config.checkpoint.keep_last, session.attempt)
     seed_everything(config.run.seed)
     task = open_task(spec, resumed.path if resumed else None)
     if not task.train_lengths:
@@ -46,22 +51,26 @@ def prepare(spec: Spec, session: Session) -> Loop:
     model = task.build_model()
     model.train()
     state = _on_device(model, device, spec, session)
-    facts = {"fingerprint": _fingerprint(task, spec), "configured_micro_batch": config.micro_batch}
-    split = BatchSplit(config.train.global_batch, config.micro_batch)
-    if resumed:
-        split = _restore(state, resumed, facts, split, session)
     plan = Plan(len(task.train_lengths), config.train.global_batch, config.train)
-    step = GroupStep(state, task, split, session)
+    facts = {"fingerprint": _fingerprint(task, spec, plan), "configured_micro_batch": config.micro_batch}
+    split = BatchSplit(config.train.global_batch, config.micro_batch)
+    growth = Growth.start(split.group, split.micro_batch, config.train.grow_after)
+    step = GroupStep(state, task, split, session, growth)
+    if resumed:
+        _restore(state, resumed, exact=bool(spec.resume), facts=facts, step=step, session=session)
     evaluation = Evaluation(state, task, session)
-    loop = Loop(config, session, plan, state, step, evaluation, store, facts)
-    _announce(spec, session, plan, state, task, split)
+    saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts)
+    saving.check_disk()
+    loop = Loop(config, session, plan, state, step, evaluation, saving)
+    _announce(spec, session, plan, state, task, step.split)
     return loop
 
 
 def _find_checkpoint(spec: Spec, session: Session) -> Checkpoint | None:
-    if not spec.resume:
+    if not spec.resume and not spec.warm_start:
         return None
-    checkpoint, notes = choose(spec.checkpoints_dir, spec.resume)
+    kinds = ("full",) if spec.resume else ("light", "full")
+    checkpoint, notes = choose(spec.checkpoints_dir, spec.resume or spec.warm_start, kinds)
     for note in notes:
         session.notice(note, level="warning")
         say(note)
@@ -87,53 +96,66 @@ def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -
         need = f"weights of {format_bytes(weights)} with gradients and optimizer state of {format_bytes(3 * trained)}"
         room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
         raise OutOfMemoryStop(f"the model does not fit the device{room}: {need}", state_is_whole=False)
-    return TrainingState(model, optimizer, Progress(), device)
+    return TrainingState(model, optimizer, Progress(), device, Precision(spec.config.train.precision, device))
 
 
-def _fingerprint(task: Task, spec: Spec) -> dict[str, Any]:
-    """What must be the same for a position in the data to mean the same."""
+def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
+    """What must be the same for a position in the data to mean the same, and for the bits to be the same."""
     lengths = ",".join(map(str, task.train_lengths)).encode()
+    train = spec.config.train
     return {
         "task": task.name,
         "seed": spec.config.run.seed,
         "num_examples": len(task.train_lengths),
         "lengths_sha256": hashlib.sha256(lengths).hexdigest(),
-        "global_batch": spec.config.train.global_batch,
+        "global_batch": train.global_batch,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "total_steps": plan.total_steps,
+        **{key: getattr(train, key) for key in TRAIN_KEYS},
     }
 
 
-EXACT_ONLY = ("global_batch", "torch", "threads")  # a change of these is no obstacle, but the bits will differ
+TRAIN_KEYS = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "max_grad_norm", "precision")
+POSITION = ("task", "seed", "num_examples", "lengths_sha256")
+"""With another one of these the position in the data would mean other examples; the rest only changes the bits."""
 
 
 def _restore(
-    state: TrainingState, checkpoint: Checkpoint, facts: dict[str, Any], split: BatchSplit, session: Session
-) -> BatchSplit:
-    """Load a checkpoint; the split to go on with. Raises UsageError when it belongs to other data or another model."""
+    state: TrainingState,
+    checkpoint: Checkpoint,
+    *,
+    exact: bool,
+    facts: dict[str, Any],
+    step: GroupStep,
+    session: Session,
+) -> None:
+    """Load a checkpoint. Raises UsageError when it belongs to other data or another model."""
     saved = read_training(checkpoint.path)
-    changed = [key for key, value in facts["fingerprint"].items() if saved["fingerprint"].get(key) != value]
-    obstacles = [key for key in changed if key not in EXACT_ONLY]
+    before = saved.get("fingerprint", {})
+    changed = [key for key, value in facts["fingerprint"].items() if before.get(key) != value]
+    obstacles = [key for key in changed if key in POSITION]
     if obstacles:
         raise UsageError(
             f"{checkpoint.path}: cannot go on from it, because {' and '.join(obstacles)} differ from this config's",
             hint="its position in the data would mean other examples; start a new run instead",
         )
-    if checkpoint.kind == "full":
+    if exact:
         state.load_all(checkpoint.path)
         text = f"resumed from {checkpoint.path.name} at step {state.progress.step}"
         text += f"; not bitwise, because {' and '.join(changed)} changed" if changed else ""
     else:
         state.load_weights(checkpoint.path)
-        text = f"warm start from {checkpoint.path.name} at step {state.progress.step}: it holds weights only, so "
-        text += "optimizer moments start from zero and dropout draws anew"
+        text = f"warm start from {checkpoint.path.name} at step {state.progress.step}: weights and the position in the "
+        text += "data are kept; not the same are the optimizer's moments, which start from zero, and what dropout draws"
+        text += "".join(f", and {key}" for key in changed)
     session.step = state.progress.step
     session.notice(text)
     say(text)
     # The split that the run had, unless the config was changed since: then that is what someone wants.
-    if facts["configured_micro_batch"] == saved["configured_micro_batch"] and saved["micro_batch"] <= split.group:
-        return split.with_micro_batch(saved["micro_batch"])
-    return split
+    if facts["configured_micro_batch"] == saved.get("configured_micro_batch") and "global_batch" not in changed:
+        step.split = step.split.with_micro_batch(saved["micro_batch"])
+        step.growth.load(saved["growth"])
 
 
 def _announce(spec: Spec, session: Session, plan: Plan, state: TrainingState, task: Task, split: BatchSplit) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from typing import Any, Literal
+from typing import Literal
 
 from memdash import wire
 from memdash.agent.session import Session
 from memdash.config import RunConfig
-from memdash.errors import MemdashError
 from memdash.units import format_bytes
-from runner.checkpoint import CheckpointStore, Reason
 from runner.evaluation import Evaluation
 from runner.groups import Groups
 from runner.oom import OutOfMemoryStop
 from runner.optimizer import Plan
-from runner.randomness import RngState
+from runner.saving import Saving
+from runner.say import say
 from runner.step import GroupStep, StepResult
 from runner.training_state import TrainingState
 
@@ -34,8 +32,7 @@ class Loop:
         state: TrainingState,
         step: GroupStep,
         evaluation: Evaluation,
-        store: CheckpointStore,
-        facts: dict[str, Any],
+        saving: Saving,
     ) -> None:
         self._config = config
         self._session = session
@@ -43,10 +40,8 @@ class Loop:
         self._state = state
         self._step = step
         self._evaluation = evaluation
-        self._store = store
-        self._facts = facts
+        self.saving = saving
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed)
-        self._evaluated_at = -1
         self._said_s = 0.0
         session.on(wire.SetBatchSplit, self._on_set_batch_split)
         session.on(wire.SaveCheckpoint, self._on_save_checkpoint)
@@ -58,16 +53,17 @@ class Loop:
         if not self._session.obey():  # a Stop may have come while the model was loading
             return "stopped"
         try:
+            if self._evaluation_is_due() and not self._between_steps():  # it was stopped before it, or in it
+                return "stopped"
             while progress.step < self._plan.total_steps:
                 if not self._one_step() or not self._between_steps():
                     return "stopped"
         except OutOfMemoryStop as stop:
-            self._save_after(stop)
+            self.saving.after_out_of_memory(stop)
             raise
-        if self._evaluated_at != progress.step and not self._evaluate():
+        if progress.evaluated_at != progress.step and not self._evaluate():
             return "stopped"
-        if self._config.checkpoint.at_end != "none":
-            say(self.save(self._config.checkpoint.at_end, "end"))
+        self.saving.at_end()
         return "finished"
 
     def _one_step(self) -> bool:
@@ -102,65 +98,35 @@ class Loop:
 
     def _between_steps(self) -> bool:
         """What the schedule wants after this step; False when a Stop came in an evaluation."""
-        step = self._state.progress.step
-        every = self._config.train.eval_every
-        if every and step % every == 0 and not self._evaluate():
+        if self._evaluation_is_due() and not self._evaluate():
             return False
-        every = self._config.checkpoint.every_steps
-        if every and step % every == 0 and step < self._plan.total_steps:
-            try:
-                say(self.save("full", "schedule"))
-            except (MemdashError, OSError) as error:
-                # The older checkpoints are untouched; stopping would only lose more.
-                self._session.notice(f"checkpoint not saved, training goes on: {error}", level="error")
+        self.saving.after_step(last=self._state.progress.step >= self._plan.total_steps)
         return True
 
+    def _evaluation_is_due(self) -> bool:
+        progress, every = self._state.progress, self._config.train.eval_every
+        return bool(every and progress.step) and progress.step % every == 0 and progress.evaluated_at != progress.step
+
     def _evaluate(self) -> bool:
-        self._evaluated_at = self._state.progress.step
-        going = self._evaluation.run(self._step.split.micro_batch)
+        """False when a Stop came meanwhile: then it is still due after a resume."""
+        step = self._state.progress.step
+        if not self._evaluation.run(self._step.split.micro_batch):
+            return False
+        self._state.progress.evaluated_at = step
         if self._evaluation.metrics:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in self._evaluation.metrics.items())
-            say(f"evaluation after step {self._evaluated_at}: {figures}")
-        return going
-
-    def save(self, kind: wire.CheckpointKind, reason: Reason) -> str:
-        """Write a checkpoint of the last committed step; what was done, in words. Raises MemdashError, OSError."""
-        began_s = time.monotonic()
-        state = self._state
-        with state.device.host():
-            # An evaluation in progress has drawn random numbers that it will put back.
-            rng = self._evaluation.rng_before or RngState.capture()
-        facts = {**self._facts, "micro_batch": self._step.split.micro_batch}
-        with self._session.phase("saving"):
-            saved = self._store.save(
-                kind,
-                state.progress.step,
-                reason,
-                state.need_bytes(kind),
-                lambda staging: state.write(staging, kind, rng, facts),
-            )
-        self._session.checkpoint_saved(kind, str(saved.path), saved.size_bytes, time.monotonic() - began_s)
-        for note in self._store.remove_old():
-            self._session.notice(note, level="warning")
-        return f"{kind} checkpoint of {format_bytes(saved.size_bytes)} at {saved.path}"
-
-    def _save_after(self, stop: OutOfMemoryStop) -> None:
-        """The failed group was rewound, so the state before it can still be saved, unless an update is torn."""
-        if not stop.state_is_whole:
-            return
-        try:
-            say(self.save("full", "out of memory"))
-        except (MemdashError, OSError) as error:
-            self._session.notice(f"the last checkpoint could not be saved: {error}", level="error")
+            say(f"evaluation after step {step}: {figures}")
+        self.saving.after_evaluation()
+        return True
 
     # ---- commands: called between steps, in this thread ----
 
     def _on_set_batch_split(self, command: wire.SetBatchSplit) -> str:
-        self._step.split = self._step.split.with_micro_batch(command.micro_batch)
+        self._step.ask(command.micro_batch)
         return str(self._step.split)
 
     def _on_save_checkpoint(self, command: wire.SaveCheckpoint) -> str:
-        result = self.save(command.kind, "command")
+        result = self.saving.save(command.kind, "command")
         say(result)
         return result
 
@@ -179,9 +145,3 @@ class Loop:
         place = f"step {progress.step}/{self._plan.total_steps}  epoch {epoch + 1}"
         pace = f"{step_time_s:.2f} s/step  {self._step.split}"
         say(f"{place}  loss {result.loss:.4f}  lr {learning_rate:.2e}  {pace}")
-
-
-def say(text: str) -> None:
-    """One line on the standard output, at once: the supervisor shows it."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -21,7 +21,9 @@ class Spec:
     base_dir: Path
     """The directory of the user's config file: relative paths and a task of one's own start there."""
     resume: str = ""
-    """A checkpoint directory, `latest`, or nothing."""
+    """A full checkpoint to go on from exactly: its directory, its name, `latest`, or nothing."""
+    warm_start: str = ""
+    """One whose weights to go on from."""
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -42,11 +44,11 @@ class Spec:
         return text
 
 
-def read_spec(run_dir: Path, base_dir: Path, resume: str) -> Spec:
+def read_spec(run_dir: Path, base_dir: Path, resume: str = "", warm_start: str = "") -> Spec:
     """The spec of a launch, validated again. Raises UsageError, ConfigError."""
     path = run_dir / "config.json"
     try:
         table = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
-    return Spec(parse_config(table, base=base_dir), run_dir.absolute(), base_dir.absolute(), resume)
+    return Spec(parse_config(table, base=base_dir), run_dir.absolute(), base_dir.absolute(), resume, warm_start)

@@ -38,35 +38,46 @@ def unique_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
     return unique, aliases
 
 
-def size_bytes(tensors: Mapping[str, Tensor]) -> int:
+def size_bytes(tensors: Mapping[str, Tensor], cast: torch.dtype | None = None) -> int:
     """What they take on disk, but for a small header."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in unique_tensors(tensors)[0].values())
+    unique, _ = unique_tensors(tensors)
+    return sum(tensor.numel() * _on_disk(tensor, cast).itemsize for tensor in unique.values())
 
 
-def write_tensors(write: Callable[[Any], Any], tensors: Mapping[str, Tensor], host: HostScope) -> None:
-    """Write a whole file through `write`; tied tensors once, their other names in the metadata."""
+def write_tensors(
+    write: Callable[[Any], Any], tensors: Mapping[str, Tensor], host: HostScope, cast: torch.dtype | None = None
+) -> None:
+    """Write a whole file through `write`; tied tensors once, their other names in the metadata.
+
+    Floating-point tensors are cast to `cast`, a piece at a time.
+    """
     unique, aliases = unique_tensors(tensors)
+    dtypes = {name: _on_disk(tensor, cast) for name, tensor in unique.items()}
     # Aligned for mmap: larger types first, as safetensors itself lays them out.
-    names = sorted(unique, key=lambda name: (-unique[name].element_size(), name))
+    names = sorted(unique, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"} | ({"aliases": json.dumps(aliases)} if aliases else {})}
     offset = 0
     for name in names:
-        tensor = unique[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        end = offset + unique[name].numel() * dtypes[name].itemsize
+        shape = list(unique[name].shape)
+        header[name] = {"dtype": DTYPES[dtypes[name]], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     write(struct.pack("<Q", len(text)))
     write(text)
     for name in names:
-        _write_tensor(write, unique[name], host)
+        _write_tensor(write, unique[name], host, dtypes[name])
 
 
-def _write_tensor(write: Callable[[Any], Any], tensor: Tensor, host: HostScope) -> None:
+def _on_disk(tensor: Tensor, cast: torch.dtype | None) -> torch.dtype:
+    return cast if cast is not None and tensor.is_floating_point() else tensor.dtype
+
+
+def _write_tensor(write: Callable[[Any], Any], tensor: Tensor, host: HostScope, dtype: torch.dtype) -> None:
     if not tensor.numel():
         return
     with host():
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    for start in range(0, len(flat), CHUNK_BYTES):
-        write(flat[start : start + CHUNK_BYTES].data)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        for piece in flat.split(CHUNK_BYTES // tensor.element_size()):  # type: ignore[no-untyped-call]
+            write(piece.to(dtype).view(torch.uint8).numpy().data)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch.optim import AdamW
 
 WEIGHTS, STATE, TRAINING = "model.safetensors", "state.safetensors", "training.json"
+CONFIG = "config.json"  # of transformers, written by the task
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Progress:
     position: int = 0
     """Examples of this epoch that are committed."""
     examples_seen: int = 0
+    evaluated_at: int = -1
+    """The step after which the last evaluation was finished."""
 
 
 @dataclass
@@ -52,15 +55,26 @@ class TrainingState:
     device: Device
     precision: Precision = field(default_factory=Precision)
 
-    def need_bytes(self, kind: CheckpointKind) -> int:
+    def need_bytes(self, kind: CheckpointKind, cast: torch.dtype | None = None) -> int:
         """Disk space for a checkpoint."""
-        tensors = size_bytes(self.model.state_dict())
+        tensors = size_bytes(self.model.state_dict(), cast)
         return tensors + (size_bytes(self._optimizer_tensors()) if kind == "full" else 0)
 
-    def write(self, staging: Staging, kind: CheckpointKind, rng: RngState, facts: dict[str, Any]) -> None:
-        """Fill a checkpoint directory, one tensor at a time; no second copy of the model is made anywhere."""
-        host = self.device.host
-        staging.write(WEIGHTS, lambda write: write_tensors(write, self.model.state_dict(), host))
+    def write(
+        self,
+        staging: Staging,
+        kind: CheckpointKind,
+        rng: RngState,
+        facts: dict[str, Any],
+        cast: torch.dtype | None = None,
+    ) -> None:
+        """Fill a checkpoint directory, one tensor at a time; no second copy of the model is made anywhere.
+
+        `cast` is the type of floating-point weights on disk; None = as they are.
+        """
+        host, weights = self.device.host, self.model.state_dict()
+        staging.write(WEIGHTS, lambda write: write_tensors(write, weights, host, cast))
+        _declare_dtype(staging.path / CONFIG, weights, cast)
         training = {"progress": asdict(self.progress), **facts}
         if kind == "full":
             with host():
@@ -75,7 +89,10 @@ class TrainingState:
         """Weights and progress, for a warm start. Raises UsageError when they are those of another model."""
         with self.device.host():
             _copy_into(self.model.state_dict(), path / WEIGHTS)
-        self.progress = Progress(**read_training(path)["progress"])
+        try:
+            self.progress = Progress(**read_training(path)["progress"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointIncomplete(f"{path.name}: {TRAINING} is not ours: {error}") from None
 
     def load_all(self, path: Path) -> None:
         """Everything, for an exact resume; the generators last. Raises UsageError, CheckpointIncomplete."""
@@ -84,8 +101,11 @@ class TrainingState:
             _copy_into(self._optimizer_tensors() | self._passing_buffers(), path / STATE, others="rng.")
             generators = {name.removeprefix("rng."): t for name, t in _read(path / STATE, "rng.").items()}
             training = read_training(path)
-            self.precision.load(training.get("precision", {}))
-            RngState.from_saved(generators, training["rng"]).restore()
+            try:
+                self.precision.load(training["precision"])
+                RngState.from_saved(generators, training["rng"]).restore()
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointIncomplete(f"{path.name}: {TRAINING} is not ours: {error}") from None
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
@@ -104,10 +124,23 @@ class TrainingState:
 def read_training(path: Path) -> dict[str, Any]:
     """The scalars of a checkpoint. Raises CheckpointIncomplete."""
     try:
-        training: dict[str, Any] = json.loads((path / TRAINING).read_bytes())
+        training = json.loads((path / TRAINING).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointIncomplete(f"{path.name}: {TRAINING} cannot be read: {error}") from None
+    if not isinstance(training, dict):
+        raise CheckpointIncomplete(f"{path.name}: {TRAINING} is not ours")
     return training
+
+
+def _declare_dtype(path: Path, weights: Mapping[str, Tensor], cast: torch.dtype | None) -> None:
+    """Let a transformers config say what the weights beside it are: `from_pretrained` goes by it."""
+    dtype = cast or next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), None)
+    if dtype is None or not path.is_file():
+        return
+    table = json.loads(path.read_bytes())
+    if "model_type" in table:
+        table["dtype"] = str(dtype).removeprefix("torch.")
+        path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: Path, prefix: str) -> dict[str, Tensor]:

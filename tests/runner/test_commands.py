@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from memdash import wire
+from memdash.checkpoints import verify
 from memdash.errors import ExitCode
-from runner.checkpoint import verify
 from runner.simulated import cache_dir
 from tests.runner.conftest import command_line
 

@@ -86,7 +86,7 @@ def meddle(loop: Loop, chance: random.Random, steps_left: list[int]) -> bool:
     steps_left[0] -= 1
     if steps_left[0] > 0:
         return True
-    loop.save("full", "command")
+    loop.saving.save("full", "command")
     return False
 
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_saved_in_an_evaluation_is_of_the_moment_before_it(toy_run:
 
     def save_once() -> bool:
         if torch.get_rng_state().ne(before.cpu).any() and not saved:
-            saved.append(loop.save("full", "command"))
+            saved.append(loop.saving.save("full", "command"))
         return True
 
     session.meddle = save_once
@@ -144,4 +144,7 @@ def test_a_scheduled_save_that_fails_does_not_end_the_run(toy_run: Make, monkeyp
 
     monkeypatch.setattr(CheckpointStore, "save", no_room)
     assert loop.run() == "finished"
-    assert session.notices == ["checkpoint not saved, training goes on: no room for a checkpoint"]
+    assert session.notices == [
+        "checkpoint not saved, training goes on: no room for a checkpoint",
+        "the checkpoint is tried again after 1m00s of training",
+    ]

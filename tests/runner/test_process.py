@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from memdash.checkpoints import complete, verify
 from memdash.errors import ExitCode
-from runner.checkpoint import complete, verify
 from tests.runner.conftest import command_line, run_to_end
 
 Make = Callable[..., Path]
@@ -91,7 +91,7 @@ def test_a_light_checkpoint_is_a_warm_start(toy_run: Make) -> None:
     first = toy_run("first", train={"max_steps": 5})
     run_to_end(first)
     second = toy_run("second", train={"max_steps": 8})
-    done = run_to_end(second, "--resume", str(checkpoints(first)["step-00000005-light"]))
+    done = run_to_end(second, "--warm-start", str(checkpoints(first)["step-00000005-light"]))
     assert done.returncode == ExitCode.OK
     assert "warm start from step-00000005-light at step 5" in done.stdout
     assert "step 8/8" in done.stdout
@@ -101,7 +101,7 @@ def test_other_data_are_refused(toy_run: Make) -> None:
     first = toy_run("first", train={"max_steps": 2})
     run_to_end(first)
     second = toy_run("second", options={"count": 21}, train={"max_steps": 3})
-    done = run_to_end(second, "--resume", str(checkpoints(first)["step-00000002-light"]))
+    done = run_to_end(second, "--warm-start", str(checkpoints(first)["step-00000002-light"]))
     assert done.returncode == ExitCode.USAGE
     assert "num_examples and lengths_sha256 differ" in done.stderr
     assert len(done.stderr.splitlines()) == 1
