@@ -23,6 +23,7 @@ from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
 from runner.optimizer import Plan, make_optimizer
 from runner.precision import Precision
 from runner.randomness import seed_everything
+from runner.rollback import Rollback
 from runner.saving import Saving
 from runner.say import say
 from runner.spec import Spec
@@ -52,7 +53,10 @@ def prepare(spec: Spec, session: Session) -> Loop:
     model.train()
     state = _on_device(model, device, spec, session)
     plan = Plan(len(task.train_lengths), config.train.global_batch, config.train)
-    facts = {"fingerprint": _fingerprint(task, spec, plan), "configured_micro_batch": config.micro_batch}
+    facts: dict[str, Any] = {
+        "fingerprint": _fingerprint(task, spec, plan),
+        "configured_micro_batch": config.micro_batch,
+    }
     split = BatchSplit(config.train.global_batch, config.micro_batch)
     growth = Growth.start(split.group, split.micro_batch, config.train.grow_after)
     step = GroupStep(state, task, split, session, growth)
@@ -61,7 +65,8 @@ def prepare(spec: Spec, session: Session) -> Loop:
     evaluation = Evaluation(state, task, session)
     saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts)
     saving.check_disk()
-    loop = Loop(config, session, plan, state, step, evaluation, saving)
+    rollback = Rollback(state, session, spec.checkpoints_dir, facts["fingerprint"])
+    loop = Loop(config, session, plan, state, step, evaluation, saving, rollback)
     _announce(spec, session, plan, state, task, step.split)
     return loop
 

@@ -13,6 +13,8 @@ from runner.evaluation import Evaluation
 from runner.groups import Groups
 from runner.oom import OutOfMemoryStop
 from runner.optimizer import Plan
+from runner.release import Release
+from runner.rollback import Rollback
 from runner.saving import Saving
 from runner.say import say
 from runner.step import GroupStep, StepResult
@@ -33,6 +35,7 @@ class Loop:
         step: GroupStep,
         evaluation: Evaluation,
         saving: Saving,
+        rollback: Rollback,
     ) -> None:
         self._config = config
         self._session = session
@@ -41,30 +44,42 @@ class Loop:
         self._step = step
         self._evaluation = evaluation
         self.saving = saving
+        self._rollback = rollback
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed)
         self._said_s = 0.0
         session.on(wire.SetBatchSplit, self._on_set_batch_split)
         session.on(wire.SaveCheckpoint, self._on_save_checkpoint)
         session.on(wire.EmptyCache, self._on_empty_cache)
+        if state.device.can_release:
+            release = Release(state)
+            session.on_release(release.release, release.restore)
 
     def run(self) -> Literal["finished", "stopped"]:
         """Train to the end. Raises OutOfMemoryStop after saving what can be saved."""
-        progress = self._state.progress
         if not self._session.obey():  # a Stop may have come while the model was loading
             return "stopped"
         try:
             if self._evaluation_is_due() and not self._between_steps():  # it was stopped before it, or in it
                 return "stopped"
-            while progress.step < self._plan.total_steps:
-                if not self._one_step() or not self._between_steps():
+            while self._state.progress.step < self._plan.total_steps:
+                if not self._next():
                     return "stopped"
         except OutOfMemoryStop as stop:
             self.saving.after_out_of_memory(stop)
             raise
+        progress = self._state.progress
         if progress.evaluated_at != progress.step and not self._evaluate():
             return "stopped"
         self.saving.at_end()
         return "finished"
+
+    def _next(self) -> bool:
+        """One step further, or back to the last checkpoint; False when the run is to stop."""
+        try:
+            return self._one_step() and self._between_steps()
+        except OutOfMemoryStop as stop:
+            self._rollback.go_back(stop)
+        return self._session.obey()
 
     def _one_step(self) -> bool:
         """Train one group, count it as committed, report it, obey what has come; False when the run is to stop."""
