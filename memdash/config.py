@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +137,13 @@ class CheckpointSection(Section, frozen=True, kw_only=True):
     """What is saved when the run finishes."""
 
 
+class OnFailureSection(Section, frozen=True, kw_only=True):
+    """What is done when the training process dies."""
+
+    restart: int = 0
+    """Further attempts in all, from the last full checkpoint; with half the micro-batch where memory was the killer."""
+
+
 class RunConfig(Section, frozen=True, kw_only=True):
     """A whole config file."""
 
@@ -146,6 +154,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
     train: TrainSection = TrainSection()
     device: DeviceSection = DeviceSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    on_failure: OnFailureSection = OnFailureSection()
 
     @property
     def micro_batch(self) -> int:
@@ -186,8 +195,8 @@ def changed_keys(config: RunConfig) -> dict[str, Any]:
 
 
 def table_name(section: type[Section]) -> str:
-    """TrainSection -> `train`."""
-    return section.__name__.removesuffix("Section").lower()
+    """OnFailureSection -> `on_failure`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", section.__name__.removesuffix("Section")).lower()
 
 
 def _toml(value: Any) -> str:
@@ -208,6 +217,7 @@ SECTIONS: dict[str, type[Section]] = {
         TrainSection,
         DeviceSection,
         CheckpointSection,
+        OnFailureSection,
     )
 }
 

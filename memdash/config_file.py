@@ -138,8 +138,8 @@ def _translate(error: msgspec.ValidationError, table: dict[str, Any], where: _Pl
 
 
 def _known_keys(path: str) -> list[str]:
-    section = RunConfig.__annotations__ if not path else SECTIONS[f"{path.capitalize()}Section"].__annotations__
-    return list(section)
+    section = next((section for section in SECTIONS.values() if table_name(section) == path), RunConfig)
+    return list(section.__annotations__)
 
 
 def _sections_with(key: str) -> list[str]:
@@ -179,6 +179,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         "train.grow_after": train.grow_after,
         "data.max_examples": data.max_examples,
         "checkpoint.every_steps": config.checkpoint.every_steps,
+        "on_failure.restart": config.on_failure.restart,
         "checkpoint.every_minutes": config.checkpoint.every_minutes,
     }
     for key, number in positive.items():

@@ -397,6 +397,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """Those after which the same examples were trained all the same."""
     num_growths: int = 0
     """How often the micro-batch went up again."""
+    num_restarts: int = 0
+    """Attempts that the supervisor has launched by itself after a failure."""
     num_checkpoints: int = 0
     last_checkpoint: str = ""
     dropped_samples: int = 0

@@ -24,7 +24,9 @@ from tests.programs import fake_rank
 class SupervisedRun:
     """A run whose rank does what the test says."""
 
-    def __init__(self, tmp_path: Path, run_id: str, options: tuple[str, ...], argv: list[str] | None) -> None:
+    def __init__(
+        self, tmp_path: Path, run_id: str, options: tuple[str, ...], argv: list[str] | None, restarts: int = 0
+    ) -> None:
         self.fifo = tmp_path / f"{run_id}.fifo"
         os.mkfifo(self.fifo)
         self._orders = os.open(self.fifo, os.O_RDWR)
@@ -34,6 +36,7 @@ class SupervisedRun:
             created_s=time.time(),
             argv=argv or fake_rank.command(self.fifo, *options),
             cwd=str(tmp_path),
+            restarts=restarts,
         )
         self.directory: RunDirectory = create_run(record, config_json=b"{}", config_toml="", parent=runs_dir())
         launch_supervisor(self.directory)
@@ -85,8 +88,8 @@ def start_run(tmp_path: Path) -> Iterator[Callable[..., SupervisedRun]]:
     """Starts runs and kills what is left of them."""
     runs: list[SupervisedRun] = []
 
-    def start(*options: str, run_id: str = "fake", argv: list[str] | None = None) -> SupervisedRun:
-        runs.append(SupervisedRun(tmp_path, run_id, options, argv))
+    def start(*options: str, run_id: str = "fake", argv: list[str] | None = None, restarts: int = 0) -> SupervisedRun:
+        runs.append(SupervisedRun(tmp_path, run_id, options, argv, restarts))
         return runs[-1]
 
     yield start

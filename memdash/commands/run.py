@@ -10,16 +10,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdash.errors import ExitCode, SupervisorAlreadyRunning, UsageError
+from memdash.errors import ExitCode, SupervisorAlreadyRunning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memdash.config import RunConfig
     from memdash.store.run_directory import RunDirectory, RunRecord
-
-INVARIANT = ("run.seed", "task", "model", "data", "train.global_batch")
-"""What a run cannot change between two attempts: its position in the data would mean other examples."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, create or find, launch, watch."""
+    from memdash.commands._going_on import go_on, still_open
     from memdash.commands._watch import terminal_problem, watch, watch_headless
     from memdash.supervisor.launch import launch_supervisor
 
@@ -62,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
     if args.config is not None:
         directory = _create(args.config, args.overrides)
     else:
-        directory, again = _go_on(args)
+        directory, again = go_on(args)
+        if not again:
+            return ExitCode.OK
     try:
         launch_supervisor(directory, again)
     except SupervisorAlreadyRunning:
-        raise _still_open(directory) from None
+        raise still_open(directory) from None
     problem = "" if args.headless or args.detach else terminal_problem()
     if args.detach:
         print(directory.run_id)
@@ -78,13 +78,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
     """The run's directory, holding everything that the supervisor and the training process need."""
+    from memdash.commands._going_on import as_json
     from memdash.config_file import load_config
     from memdash.store.run_directory import create_run
 
     config = load_config(path, overrides)
     record, parent = _plan(path, config)
     text = path.read_text(encoding="utf-8")
-    return create_run(record, config_json=_as_json(config), config_toml=text, parent=parent)
+    return create_run(record, config_json=as_json(config), config_toml=text, parent=parent)
 
 
 def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
@@ -106,6 +107,7 @@ def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
         created_s=time.time(),
         argv=trainer,
         cwd=str(base),
+        restarts=config.on_failure.restart,
         memdash_version=__version__,
     )
     return record, parent
@@ -114,8 +116,11 @@ def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
 def _describe(args: argparse.Namespace) -> int:
     """What would be started, and every key that is not its default."""
     if args.config is None:
-        directory, again = _go_on(args, dry=True)
-        print(f"one more attempt of {directory.run_id}: {' '.join(again)}")
+        from memdash.commands._going_on import go_on
+
+        directory, again = go_on(args, dry=True)
+        if again:
+            print(f"one more attempt of {directory.run_id}: {' '.join(again)}")
         return ExitCode.OK
     from memdash.batching import BatchSplit
     from memdash.config import changed_keys
@@ -131,54 +136,3 @@ def _describe(args: argparse.Namespace) -> int:
     for key, value in changed_keys(config).items():
         print(f"{key:<28} {value!r}")
     return ExitCode.OK
-
-
-def _go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory, Sequence[str]]:
-    """The run that is meant, and what the training process is told about its checkpoint. Raises UsageError."""
-    from memdash.checkpoints import choose
-    from memdash.locations import socket_path
-    from memdash.store.run_directory import find_run
-    from memdash.supervisor.launch import listening
-
-    directory = find_run(args.resume or args.warm_start)
-    if listening(socket_path(directory.run_id)):
-        raise _still_open(directory)
-    kinds = ("full",) if args.resume else ("light", "full")
-    chosen, _ = choose(directory.checkpoints, args.checkpoint, kinds)
-    if args.overrides and not dry:
-        _change_config(directory, args.overrides)
-    return directory, ("--resume" if args.resume else "--warm-start", str(chosen.path))
-
-
-def _still_open(directory: RunDirectory) -> UsageError:
-    hint = f"close it, or wait some seconds; a paused run goes on with: memdash resume {directory.run_id}"
-    return UsageError(f"{directory.run_id} is open: it is running, or a dashboard shows it", hint=hint)
-
-
-def _change_config(directory: RunDirectory, overrides: Sequence[str]) -> None:
-    """Another config for the next attempt, in nothing that the run's identity rests on. Raises UsageError."""
-    import msgspec
-
-    from memdash.config_file import override_config, parse_config
-
-    base = Path(directory.record().cwd)
-    before = parse_config(msgspec.json.decode((directory.path / "config.json").read_bytes()), base=base)
-    after = override_config(before, overrides, base)
-    for key in INVARIANT:
-        if _lookup(before, key) != _lookup(after, key):
-            raise UsageError(f"--set: `{key}` cannot change within a run", hint="start a new run instead")
-    state = directory.state()
-    directory.replace_config(_as_json(after), state.attempt if state else 0)
-
-
-def _lookup(config: RunConfig, key: str) -> object:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _as_json(config: RunConfig) -> bytes:
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(config))

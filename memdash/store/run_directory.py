@@ -37,6 +37,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str
     env: dict[str, str] = {}
     world_size: int = 1
+    restarts: int = 0
+    """Further attempts that the supervisor may launch by itself when one has failed."""
     memdash_version: str = ""
 
 

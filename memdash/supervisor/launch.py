@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -54,6 +55,21 @@ def launch_supervisor(directory: RunDirectory, again: Sequence[str] = ()) -> Non
             f"the supervisor of {directory.run_id} did not start: {answer or 'it ended without a word'}",
             hint=f"see {directory.supervisor_log}",
         )
+
+
+def is_supervised(directory: RunDirectory) -> bool:
+    """Whether a supervisor holds the run's lock. Unlike a connection, asking so does not make it stay longer."""
+    try:
+        descriptor = os.open(directory.lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def listening(path: Path) -> bool:

@@ -19,17 +19,16 @@ from typing import IO
 from memdash import wire
 from memdash.client import new_command_id
 from memdash.errors import MemdashError, SupervisorAlreadyRunning
-from memdash.host.sampler import HostSampler
 from memdash.locations import socket_path
 from memdash.store.journal import read_journal
 from memdash.store.recorder import Recorder, recorded_hosts, recorded_ranks
 from memdash.store.run_directory import RunDirectory, RunRecord
+from memdash.supervisor.attempts import Attempts
 from memdash.supervisor.control import Control
 from memdash.supervisor.fanout import SLOW_BYTES, Viewer
 from memdash.supervisor.history import History
-from memdash.supervisor.output import OutputLog, python_error
-from memdash.supervisor.ranks import RankProcess
-from memdash.supervisor.run_state import LinkChanged, RankExited, RankStarted, is_final
+from memdash.supervisor.output import OutputLog
+from memdash.supervisor.run_state import LinkChanged, is_final
 from memdash.supervisor.server import Server
 from memdash.supervisor.telemetry import Telemetry
 
@@ -37,7 +36,6 @@ BEAT_S = 0.1
 HOST_REPORT_BEATS = 5  # host memory is sampled every beat and reported at 2 Hz
 FIRST_VIEWER_S = 10.0  # a supervisor of a finished run waits so long for whoever asked for it
 LAST_VIEWER_S = 2.0
-LAST_WORDS_S = 2.0
 JOURNAL_TAIL = 500
 
 
@@ -77,14 +75,12 @@ class _Supervisor:
         )
         self._output = OutputLog(directory.output)
         self._server = Server(self, socket_path(self.run_id))
-        self._control = Control(self._telemetry, self._server.send_to_ranks, self._terminate)
-        self._rank: RankProcess | None = None
-        self._sampler: HostSampler | None = None
+        self._attempts = Attempts(directory, self._telemetry, self._output, lambda: bool(self._server.ranks))
+        self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
         self._backfills: set[asyncio.Task[None]] = set()
         self._idle_since_s = time.monotonic()
         self._had_viewer = False
         self._beats = 0
-        self._ended_at_s: float | None = None
         self._fault = ""
 
     @property
@@ -99,7 +95,7 @@ class _Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await self._server.start()
         try:
-            self._begin()
+            self._attempts.begin(self._found, self._again)
             _tell(ready_fd, "ready\n")
         except MemdashError as error:
             _tell(ready_fd, f"{error}\n")
@@ -112,49 +108,6 @@ class _Supervisor:
             self._telemetry.flush_state()
             await self._server.stop()
             self._recorder.close()
-
-    # ---- the training process ----
-
-    def _begin(self) -> None:
-        """Start the training process, find it again, or find the run over."""
-        state = self._found
-        if state is None:
-            self._start(0, [])
-            return
-        if not is_final(state):
-            self._rank = RankProcess.adopt(state.pid, self.run_id) if state.pid else None
-            if self._rank:
-                self._telemetry.advance(LinkChanged(linked=False))
-                self._sampler = HostSampler(self._rank.pid)
-                self._telemetry.journal("warning", "link", f"a new supervisor has adopted pid {self._rank.pid}")
-            else:
-                self._telemetry.advance(RankExited(time_s=time.time(), exit_code=None))
-        if self._again and not self._rank:
-            self._start(state.attempt + 1, self._again)
-
-    def _start(self, attempt: int, arguments: Sequence[str]) -> None:
-        environment = {
-            # spinning OpenMP threads cost up to 37x the CPU on a busy machine
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "PYTHONUNBUFFERED": "1",
-            **os.environ,
-            **self._record.env,
-            "MEMDASH_SOCKET": str(socket_path(self.run_id)),
-            "MEMDASH_RUN_ID": self.run_id,
-            "MEMDASH_ATTEMPT": str(attempt),
-        }
-        record = self._record
-        argv = [*record.argv, *arguments]
-        self._rank = RankProcess.start(argv, environment, record.cwd, self._output.descriptor)
-        self._sampler = HostSampler(self._rank.pid)
-        self._telemetry.advance(RankStarted(time_s=time.time(), pid=self._rank.pid, attempt=attempt))
-        which = f"attempt {attempt} started: {' '.join(arguments)}" if attempt else "training process started"
-        self._telemetry.journal("info", "state", f"{which}, pid {self._rank.pid}")
-        self._telemetry.flush_state()
-
-    def _terminate(self) -> None:
-        if self._rank:
-            self._rank.terminate()
 
     def _asked_to_end(self, name: str) -> None:
         """A signal to the supervisor stops the run with a full checkpoint; it never just leaves it."""
@@ -176,39 +129,17 @@ class _Supervisor:
                 self._telemetry.journal("error", "state", f"{text}; see supervisor.log")
 
     def _beat(self, now_s: float) -> None:
-        if self._sampler and self._rank:
-            self._sampler.sample()
-            self._beats += 1
-            if self._beats % HOST_REPORT_BEATS == 0:
-                self._telemetry.host(wire.HostSample(time_s=time.time(), host=self._sampler.report()))
+        self._beats += 1
+        self._attempts.sample()
+        if self._beats % HOST_REPORT_BEATS == 0 and (sample := self._attempts.report()):
+            self._telemetry.host(sample)
         self._read_output()
-        self._watch_rank(now_s)
+        self._attempts.watch(now_s)
         self._control.tick(now_s)
         self._telemetry.tick(time.time())
         for viewer in self._telemetry.fanout.recovered():
             viewer.dropped = 0
             self._backfill(viewer, self._series())
-
-    def _watch_rank(self, now_s: float) -> None:
-        """Notice its end, after its last words; make it end when it was asked to and did not."""
-        if self._rank is None:
-            return
-        if self._rank.ended():
-            self._ended_at_s = self._ended_at_s or now_s
-            # a forked child may hold the connection open for ever
-            if not self._server.ranks or now_s - self._ended_at_s > LAST_WORDS_S:
-                self._rank_ended(self._rank)
-        elif self._rank.kill_when_due():
-            self._telemetry.journal("error", "state", "it did not end when asked: killed")
-
-    def _rank_ended(self, rank: RankProcess) -> None:
-        self._read_output()
-        rank.clean_up()
-        kills = self._sampler.oom_kills() if self._sampler else 0
-        self._rank = None
-        error = python_error(self._output.tail())
-        self._telemetry.advance(RankExited(time_s=time.time(), exit_code=rank.exit_code, oom_kills=kills, error=error))
-        self._idle_since_s = time.monotonic()
 
     def _read_output(self) -> None:
         text, skipped = self._output.read_new()
@@ -216,10 +147,10 @@ class _Supervisor:
             self._telemetry.output(text, skipped)
 
     def _done(self) -> bool:
-        if self._rank or not is_final(self._telemetry.state):
-            return False
-        if self._telemetry.fanout.viewers:
-            self._idle_since_s, self._had_viewer = time.monotonic(), True
+        over = is_final(self._telemetry.state) and not self._attempts.running
+        if not over or self._telemetry.fanout.viewers:
+            self._idle_since_s = time.monotonic()
+            self._had_viewer |= bool(self._telemetry.fanout.viewers)
             return False
         wait_s = LAST_VIEWER_S if self._had_viewer or self._found is None else FIRST_VIEWER_S
         return time.monotonic() - self._idle_since_s > wait_s

@@ -31,6 +31,7 @@ class OutputLog:
         self._max_bytes = max_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._position = os.fstat(self._descriptor).st_size
+        self._mark = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     @property
@@ -55,6 +56,16 @@ class OutputLog:
         text = os.pread(self._descriptor, self._position - start, start).decode(errors="replace")
         return text if start == 0 else text.partition("\n")[2]
 
+    def mark(self) -> None:
+        """What comes from here on is another attempt's."""
+        self._mark = os.fstat(self._descriptor).st_size
+
+    def since_mark(self) -> str:
+        """The end of what came since the mark, read or not."""
+        end = os.fstat(self._descriptor).st_size
+        start = max(self._mark, end - TAIL_BYTES)
+        return os.pread(self._descriptor, TAIL_BYTES, start).decode(errors="replace")
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
@@ -67,4 +78,4 @@ class OutputLog:
         except OSError:
             pass  # on a full disk the old half is worth less than the room it takes
         os.ftruncate(self._descriptor, 0)
-        self._position = 0
+        self._position = self._mark = 0

@@ -36,6 +36,8 @@ class RankStarted:
     time_s: float
     pid: int
     attempt: int = 0
+    by_policy: bool = False
+    """Whether the supervisor launched it by itself after a failure."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         status="starting",
         phase="loading",
         attempt=event.attempt,
+        num_restarts=state.num_restarts + int(event.by_policy),
         started_s=event.time_s,
         ended_s=None,
         exit_code=None,

@@ -62,3 +62,21 @@ def test_looking_at_a_finished_run_starts_nothing(start_run):
     assert (state.attempt, state.status) == (0, "finished")
     with pytest.raises(AssertionError):
         wait_until(lambda: run.directory.state().status != "finished", "never", timeout_s=0.5)
+
+
+async def test_a_failed_run_is_restarted_smaller_where_memory_was_the_killer(start_run, watch):
+    run = start_run(restarts=2)
+    watcher = await watch(run)
+    await watcher.state(lambda state: state.linked, "the first attempt's rank")
+    run.order("ssO")  # out of memory at 16 x 1
+    state = await watcher.state(lambda state: state.attempt == 1 and state.linked, "the second attempt's rank")
+    assert (state.status, state.micro_batch, state.num_restarts) == ("running", 8, 1)
+    run.order("sx")  # an error of its own: the split stays what the script starts with
+    state = await watcher.state(lambda state: state.attempt == 2 and state.linked, "the third attempt's rank")
+    assert state.num_restarts == 2
+    run.order("sx")
+    state = run.wait_for_end()
+    assert (state.status, state.attempt) == ("failed", 2)
+    assert any("not restarted: 2 of 2 restarts are used" in line for line in run.journal())
+    finals = [m for m in watcher.seen if isinstance(m, wire.RunState) and m.status in wire.FINAL_STATUSES]
+    assert finals == []  # nobody was told that the run was over while it was not

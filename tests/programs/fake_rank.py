@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--mute", action="store_true", help="never say Hello")
     parser.add_argument("--resume", help="as the supervisor says for one more attempt")
+    parser.add_argument("--micro-batch", type=int, help="likewise")
     args = parser.parse_args()
     if args.resume:
         print("resuming from", args.resume, flush=True)
@@ -49,7 +50,7 @@ class FakeRank:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.split = BatchSplit(args.global_batch, args.global_batch)
+        self.split = BatchSplit(args.global_batch, args.micro_batch or args.global_batch)
         self.session = Session(read_memory=self.memory)
         if not args.no_batch:
             self.session.on(wire.SetBatchSplit, self.set_split)

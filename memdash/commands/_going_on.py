@@ -1,0 +1,106 @@
+"""One more attempt of a run that has ended: from which checkpoint, with which config, and whether anything is left."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from memdash import wire
+from memdash.checkpoints import choose
+from memdash.config import RunConfig
+from memdash.config_file import override_config, parse_config
+from memdash.errors import UsageError
+from memdash.store.run_directory import RunDirectory, find_run
+from memdash.supervisor.launch import is_supervised
+from memdash.supervisor.ranks import RankProcess
+
+INVARIANT = ("run", "task", "model", "data", "train.global_batch")
+"""What a run cannot change between two attempts: its position in the data would mean other examples."""
+LEAVE_S = 15.0  # a supervisor stays for some seconds after a run has ended, for whoever wants to see how
+POLL_S = 0.1
+
+
+def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory, Sequence[str]]:
+    """The run that is meant, and what its training process is told; nothing when nothing is left to train.
+
+    Raises UsageError, CheckpointIncomplete.
+    """
+    directory = find_run(args.resume or args.warm_start)
+    state = directory.state()
+    _check_that_it_is_over(directory, state)
+    config, changed = _config(directory, args.overrides)
+    asked = args.checkpoint if "/" not in args.checkpoint else str(Path(args.checkpoint).expanduser().absolute())
+    if asked == "latest" and _is_trained(config, state, state.step if state else 0):
+        _say_so(directory, state)
+        return directory, ()
+    chosen, _ = choose(directory.checkpoints, asked, ("full",) if args.resume else ("light", "full"))
+    if _is_trained(config, state, chosen.step):
+        _say_so(directory, state)
+        return directory, ()
+    if changed and not dry:
+        directory.replace_config(as_json(config), state.attempt if state else 0)
+    # What was asked for, not what was chosen: the training process passes over the same ones and tells the journal.
+    return directory, ("--resume" if args.resume else "--warm-start", asked)
+
+
+def still_open(directory: RunDirectory) -> UsageError:
+    """The error of a run that something still holds."""
+    hint = f"close it, or wait some seconds; a paused run goes on with: memdash resume {directory.run_id}"
+    return UsageError(f"{directory.run_id} is open: it is running, or a dashboard shows it", hint=hint)
+
+
+def as_json(config: RunConfig) -> bytes:
+    """As it lies in the run's directory."""
+    return msgspec.json.format(msgspec.json.encode(config))
+
+
+def _check_that_it_is_over(directory: RunDirectory, state: wire.RunState | None) -> None:
+    """Raises UsageError when it is not, or when its supervisor does not leave."""
+    if state is not None and state.status in wire.FINAL_STATUSES:
+        deadline = time.monotonic() + LEAVE_S
+        while is_supervised(directory) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    elif state is not None and state.pid and RankProcess.adopt(state.pid, directory.run_id):
+        raise still_open(directory)  # its supervisor is gone, but it trains: `memdash attach` brings one back
+    if is_supervised(directory):
+        raise still_open(directory)
+
+
+def _config(directory: RunDirectory, overrides: Sequence[str]) -> tuple[RunConfig, bool]:
+    """The config of the next attempt, and whether it is another one. Raises UsageError."""
+    base = Path(directory.record().cwd)
+    try:
+        table = msgspec.json.decode((directory.path / "config.json").read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{directory.path / 'config.json'}: cannot be read: {error}") from None
+    before = parse_config(table, base=base)
+    after = override_config(before, overrides, base)
+    for key in INVARIANT:
+        if _lookup(before, key) != _lookup(after, key):
+            raise UsageError(f"--set: `{key}` cannot change within a run", hint="start a new run instead")
+    return after, after != before
+
+
+def _lookup(config: RunConfig, key: str) -> object:
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _is_trained(config: RunConfig, state: wire.RunState | None, step: int) -> bool:
+    """Whether a run that has finished has no step left after this one."""
+    if state is None or state.status != "finished":
+        return False
+    return step >= (config.train.max_steps or max(1, math.ceil(config.train.epochs * state.steps_per_epoch)))
+
+
+def _say_so(directory: RunDirectory, state: wire.RunState | None) -> None:
+    steps = state.total_steps if state else 0
+    print(f"{directory.run_id} is finished: all {steps} steps are trained, and nothing is left to do.")
+    print(f"To train it further: memdash run --resume {directory.run_id} --set train.max_steps={2 * steps}")

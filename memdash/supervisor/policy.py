@@ -1,0 +1,50 @@
+"""What is done when an attempt has failed (pure): another attempt, smaller where memory was the killer, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memdash import wire
+from memdash.batching import next_smaller
+
+STABLE_S = 60.0  # an attempt that dies sooner and without progress has a fault that another attempt will meet again
+
+
+@dataclass(frozen=True)
+class Restart:
+    """One more attempt."""
+
+    micro_batch: int | None
+    """Smaller than before; None = as it was."""
+    why: str
+    """For the journal."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The run is over."""
+
+    why: str
+    """For the journal; empty when there is nothing to say."""
+
+
+def after_failure(state: wire.RunState, *, restarts: int, allowed: int) -> Restart | GiveUp:
+    """What follows an attempt that has ended: at most `allowed` restarts in all, `restarts` of which are used.
+
+    It can never loop: the number is of the whole run, and an attempt that dies young without a step is the last.
+    """
+    if state.status not in ("failed", "oom", "killed") or not allowed:
+        return GiveUp("")
+    if restarts >= allowed:
+        return GiveUp(f"not restarted: {restarts} of {allowed} restarts are used")
+    lived_s = (state.ended_s or 0.0) - (state.started_s or 0.0)
+    if state.step <= state.start_step and lived_s < STABLE_S:
+        return GiveUp(f"not restarted: the attempt died after {lived_s:.0f} s without a step")
+    count = f"restart {restarts + 1} of {allowed}"
+    if state.status != "oom" and not state.oom_killed:
+        return Restart(None, f"{count} after: {state.status_reason}")
+    group = state.global_batch // max(1, state.world_size)
+    smaller = next_smaller(group, state.micro_batch) if state.micro_batch else None
+    if smaller is None:
+        return GiveUp(f"not restarted: memory ran out at micro-batch {state.micro_batch}, and there is no smaller one")
+    return Restart(smaller, f"{count}, memory ran out: micro-batch {state.micro_batch} -> {smaller}")

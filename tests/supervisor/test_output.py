@@ -1,0 +1,69 @@
+"""The output log: followed, bounded, searched for the error that ended a process."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from memdash.supervisor.output import MAX_READ_BYTES, OutputLog, python_error
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = OutputLog(tmp_path / "output.log", max_bytes=1 << 20)
+    yield log
+    log.close()
+
+
+def test_new_text_is_read_once(log):
+    os.write(log.descriptor, b"one\n")
+    assert log.read_new() == ("one\n", 0)
+    assert log.read_new() == ("", 0)
+    os.write(log.descriptor, b"two\n")
+    assert log.read_new() == ("two\n", 0)
+    assert log.tail() == "one\ntwo\n"
+
+
+def test_letters_that_are_cut_in_two_come_whole(log):
+    os.write(log.descriptor, "ü".encode()[:1])
+    assert log.read_new() == ("", 0)
+    os.write(log.descriptor, "ü".encode()[1:] + b"\xff")
+    assert log.read_new() == ("ü\ufffd", 0)
+
+
+def test_too_much_is_skipped_and_counted(log):
+    os.write(log.descriptor, b"x" * (MAX_READ_BYTES + 1000))
+    text, skipped = log.read_new()
+    assert (len(text), skipped) == (MAX_READ_BYTES, 1000)
+
+
+def test_a_long_log_is_cut_and_appending_goes_on(log, tmp_path):
+    os.write(log.descriptor, b"old\n" * (1 << 18) + b"more\n")
+    log.read_new()
+    assert (tmp_path / "output.log").stat().st_size == 0
+    assert (tmp_path / "output.log.1").stat().st_size == 1 << 19
+    os.write(log.descriptor, b"new\n")
+    assert log.read_new() == ("new\n", 0)
+
+
+def test_an_attempt_is_searched_by_itself(log):
+    os.write(log.descriptor, b"Traceback (most recent call last):\nOldError: x\n")
+    log.mark()
+    assert python_error(log.since_mark()) == ""
+    os.write(log.descriptor, b"Traceback (most recent call last):\n  File\nNewError: y\n")
+    assert python_error(log.since_mark()) == "NewError: y"
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        ("", ""),
+        ("all is well\n", ""),
+        ('Traceback (most recent call last):\n  File "x", line 1\n    f()\nKeyError: 1\n', "KeyError: 1"),
+        ("Traceback (most recent call last):\n  a\nA: 1\nTraceback (most recent call last):\n  b\nB: 2\nbye\n", "B: 2"),
+        ("Traceback (most recent call last):\n  cut", ""),
+    ],
+)
+def test_the_line_that_ends_a_traceback(output, error):
+    assert python_error(output) == error
