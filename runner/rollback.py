@@ -49,8 +49,10 @@ class Rollback:
         gc.collect()
         self._state.device.empty_cache()
         self._session.step = self._state.progress.step
-        text = f"out of memory in the middle of the update of step {step + 1}: went back to {found.path.name}; the "
-        text += f"{step - found.step} steps since are trained again from there, so every example still counts once"
+        text = (
+            f"out of memory in the middle of the update of step {step + 1}: went back to {found.path.name}; what came "
+        )
+        text += "after it is trained again from there, so that every example still counts once"
         self._session.notice(text, level="warning")
         say(text)
 
