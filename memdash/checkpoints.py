@@ -177,10 +177,10 @@ def _kind(path: Path) -> str:
     return match[2] if match else ""
 
 
-def _place(path: Path) -> tuple[int, int]:
-    """Where in the training: the step, then the number at that step."""
+def _place(path: Path) -> tuple[int, bool, int]:
+    """Where in the training: the step, there a full one after a light one, then the number."""
     match = NAME.fullmatch(path.name)
-    return (int(match[1]), int(match[3] or 1)) if match else (-1, 0)
+    return (int(match[1]), match[2] == "full", int(match[3] or 1)) if match else (-1, False, 0)
 
 
 def sha256(path: Path) -> str:
