@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from memdash import wire
+from memdash.agent.session import Session
+from memdash.checkpoints import verify
 from memdash.errors import MemdashError
 from memdash.units import MIB, format_bytes
 from runner.release import Release, available_host_bytes
 from runner.simulated import NativeLimiter, SimulatedDevice
 from tests.runner.conftest import Trainer, assert_bitwise
+from tests.runner.test_loop import prepared
 from tests.runner.test_training_state import save
 from tests.runner.toy_task import ToyTask
 
@@ -150,3 +155,61 @@ def test_what_the_host_has_left(tmp_path: Path) -> None:
     (cgroup / "memory/memory.stat").write_text("cache 1\ntotal_inactive_file 100\n")
     assert available_host_bytes(meminfo, cgroup) == 100
     assert (available_host_bytes() or 0) > 0
+
+
+class Commanded(Session):
+    """Obeys what is queued for the boundary after each step, as if it had come over the wire."""
+
+    def __init__(self, queued: dict[int, list[wire.Command]]) -> None:
+        super().__init__()
+        self.queued = queued
+        self.acks: list[wire.Ack] = []
+        self.allocated: list[int] = []
+
+    def obey(self) -> bool:
+        for command in self.queued.pop(self.step, []):
+            self._control._commands.put(command)
+        return super().obey()
+
+    def send(self, message: wire.Message, *, sample: bool = False) -> None:
+        if isinstance(message, wire.Ack):
+            self.acks.append(message)
+            self.allocated.append(self.read_memory().allocated_bytes or 0)
+
+
+def finished(run_dir: Path, session: Session) -> dict[str, torch.Tensor]:
+    """Trained to the end; what the last checkpoint holds."""
+    loop = prepared(run_dir, session)
+    assert isinstance(loop._state.device, SimulatedDevice)
+    try:
+        assert loop.run() == "finished"
+    finally:
+        loop._state.device.stop()
+    folder = run_dir / "checkpoints" / "step-00000004-full"
+    return load_file(folder / "model.safetensors") | load_file(folder / "state.safetensors")
+
+
+def test_a_run_obeys_while_it_is_released(toy_run: Callable[..., Path]) -> None:
+    """Over the loop and the agent: pause, save, ask for another split, resume; then as if it had asked at once."""
+    sections: dict[str, Any] = {
+        "train": {"max_steps": 4, "precision": "bf16"},
+        "options": {"dropout": 0.3, "width": 256, "dtype": "float32"},
+        "device": {"kind": "simulated", "capacity": "64MiB"},
+        "checkpoint": {"at_end": "full"},
+    }
+    ask = wire.SetBatchSplit(command_id="c", micro_batch=2)
+    calm = finished(toy_run("calm", **sections), Commanded({2: [ask]}))
+    commands = [
+        wire.Pause(command_id="a", depth="release"),
+        wire.SaveCheckpoint(command_id="b", kind="full"),
+        ask,
+        wire.Resume(command_id="d"),
+    ]
+    session = Commanded({2: commands})
+    paused = finished(toy_run("paused", **sections), session)
+    assert_bitwise(paused, calm)
+    assert [(ack.command_id, ack.error) for ack in session.acks] == [(name, "") for name in "abcd"]
+    assert session.acks[0].result.startswith("paused at step 2; gave back ")
+    assert max(session.allocated[:3]) < 10_000 < session.allocated[3]
+    saved = verify(Path(session.acks[1].result.split(" at ")[1]))
+    assert (saved.step, saved.kind) == (2, "full")

@@ -145,10 +145,10 @@ def test_weather_that_leaves_the_split_alone_leaves_no_trace(toy_run: Make, quic
     assert {"fragmented", "torn", "release", "stop"} == set(storm.counts)
 
 
-def torn_run(run_dir: Path, times: dict[int, int]) -> tuple[Loop, Meddling]:
+def torn_run(run_dir: Path, times: dict[int, int], resume: str = "") -> tuple[Loop, Meddling]:
     """A run whose update of step N is torn so many times."""
     session = Meddling()
-    loop = prepared(run_dir, session)
+    loop = prepared(run_dir, session, resume)
     left = dict(times)
 
     def tears(what: str) -> bool:
@@ -207,3 +207,16 @@ def test_a_damaged_checkpoint_is_passed_over_on_the_way_back(toy_run: Make) -> N
     assert loop.run() == "finished"
     assert any("step-00000004-full" in text and "passed over" in text for text in session.notices)
     assert any("went back to step-00000002-full" in text for text in session.notices)
+
+
+def test_the_way_back_leads_to_this_training_only(toy_run: Make) -> None:
+    """Not to the future that was left when it was resumed from an older checkpoint, nor to another config's past."""
+    run_dir = toy_run(**SIX_STEPS)
+    torn_run(run_dir, {})[0].run()
+    loop, session = torn_run(run_dir, {6: 1}, resume="step-00000004-full")
+    assert loop.run() == "finished"
+    assert any("went back to step-00000004-full" in text for text in session.notices)
+    loop, _ = torn_run(run_dir, {6: 1}, resume="step-00000004-full")
+    loop._rollback._fingerprint = {}
+    with pytest.raises(OutOfMemoryStop):
+        loop.run()
