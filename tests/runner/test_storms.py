@@ -211,7 +211,7 @@ def test_a_damaged_checkpoint_is_passed_over_on_the_way_back(toy_run: Make) -> N
 
 def test_the_way_back_leads_to_this_training_only(toy_run: Make) -> None:
     """Not to the future that was left when it was resumed from an older checkpoint, nor to another config's past."""
-    run_dir = toy_run(**SIX_STEPS)
+    run_dir = toy_run(train={"max_steps": 6}, checkpoint={"at_end": "none", "every_steps": 2, "keep_last": 9})
     torn_run(run_dir, {})[0].run()
     loop, session = torn_run(run_dir, {6: 1}, resume="step-00000004-full")
     assert loop.run() == "finished"
