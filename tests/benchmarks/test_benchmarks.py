@@ -1,0 +1,84 @@
+"""Each benchmark runs to its end and measures: no crash, no placeholder. Never how fast."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks._table import NOT_MEASURED, Row, not_measured, row, table
+
+pytest.importorskip("torch")
+ROOT = Path(__file__).parents[2]
+KEYS = {"figure", "ours", "peer", "peer_name", "ratio", "aim", "met"}
+
+
+def run(name: str, *arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    return rows
+
+
+def assert_measured(rows: list[dict[str, Any]]) -> None:
+    assert rows
+    for line in rows:
+        assert set(line) == KEYS
+        assert line["figure"]
+        assert line["peer_name"]
+        if any(str(line[side]).startswith(NOT_MEASURED) for side in ("ours", "peer")):
+            continue
+        for side in ("ours", "peer"):
+            assert isinstance(line[side], (int, float)), line
+            assert math.isfinite(line[side]), line
+        assert isinstance(line["met"], bool), line
+
+
+def values(rows: list[dict[str, Any]], figure: str, side: str) -> list[float]:
+    return [line[side] for line in rows if line["figure"] == figure]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_recovery() -> None:
+    pytest.importorskip("accelerate")
+    rows = run("recovery")
+    assert_measured(rows)
+    # All sides really met the same limit, and really trained the same thing where nothing disturbed them.
+    for side in ("ours", "peer"):
+        assert min(values(rows, "out-of-memory errors met", side)) >= 1
+    assert max(values(rows, "undisturbed: parameters apart, max", "ours")) <= 1e-8
+    # What the product promises is a fact of counting, not of speed.
+    for figure in ("optimizer steps redone", "examples trained again, all work", "examples never trained"):
+        assert values(rows, figure, "ours") == [0, 0]
+    assert max(values(rows, "parameters off the undisturbed run, max", "ours")) <= 1e-8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_checkpoint() -> None:
+    rows = run("checkpoint")
+    assert_measured(rows)
+    survived = [share for line in rows if "kill -9" in line["figure"] for share in [line["ours"]]]
+    assert [share for share in survived if not isinstance(share, str)] in ([], [1.0, 1.0])
+    (light_share,) = values(rows, "light in fp32 / full, size", "ours")
+    assert 0.3 < light_share < 0.4  # weights alone, beside weights and two moments
+
+
+def test_a_row_is_judged_by_ours_or_by_the_ratio() -> None:
+    assert row("seconds", 1, 4, "peer", "ratio", "<=", 0.5).met is True
+    assert row("seconds", 3, 4, "peer", "ratio", "<=", 0.5).met is False
+    assert row("steps", 0, 0, "peer", "ours", "==", 0) == Row("steps", 0, 0, "peer", None, "ours == 0", True)
+
+
+def test_what_is_not_measured_has_no_verdict() -> None:
+    line = row("bytes", not_measured("no kernel"), 4, "peer", "ours", "<=", 1)
+    assert line.ratio is None
+    assert line.met is None
+    assert "not measured: no kernel" in table([line])
