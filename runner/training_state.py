@@ -1,7 +1,7 @@
 """What is inside a checkpoint: weights that `from_pretrained` can load and, in a full one, all that an exact resume needs.
 
 model.safetensors     parameters and buffers                      light and full
-training.json         progress, split, fingerprint of the data    light and full
+training.json         progress, split, growth, fingerprint        light and full (loss scale: full)
 config.json, ...      what the task adds, such as its tokenizer   light and full
 state.safetensors     optimizer moments, generators as bytes      full
 """
