@@ -213,3 +213,22 @@ def test_a_run_obeys_while_it_is_released(toy_run: Callable[..., Path]) -> None:
     assert max(session.allocated[:3]) < 10_000 < session.allocated[3]
     saved = verify(Path(session.acks[1].result.split(" at ")[1]))
     assert (saved.step, saved.kind) == (2, "full")
+
+
+def test_it_also_frees_what_is_counted_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    device = SimulatedDevice(64 * MIB)
+    device.start()
+    try:
+        paused = trainer(device)
+        paused.train(GROUPS[0])
+        held = device.read_memory().allocated_bytes or 0
+        release = Release(paused.state, plenty)
+        assert release.release().startswith("gave back 3.0")
+        assert (device.read_memory().allocated_bytes or 0) < 4096
+        release.restore()
+        assert abs((device.read_memory().allocated_bytes or 0) - held) < 4096
+        paused.train(GROUPS[1])
+    finally:
+        device.stop()

@@ -63,6 +63,17 @@ def test_the_split_may_change_at_every_step() -> None:
     assert largest_difference(trained(8), trainer.everything()) <= 1e-10
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_any_splits_over_many_steps_train_the_same(seed: int) -> None:
+    chance = random.Random(seed)
+    whole, cut = (Trainer(ToyTask(), group=8, micro_batch=8) for _ in range(2))
+    for _ in range(30):
+        indices = chance.choice(GROUPS)
+        cut.step.ask(chance.randint(1, 8))
+        assert cut.train(indices) == pytest.approx(whole.train(indices), abs=1e-12)
+    assert largest_difference(whole.everything(), cut.everything()) <= 1e-10
+
+
 @pytest.mark.slow
 def test_a_passing_oom_at_any_allocation_leaves_no_trace(native: Native, quick_gc: None) -> None:
     """Dropout and BatchNorm on: parameters, buffers, optimizer and generators are those of an undisturbed run."""
