@@ -64,7 +64,7 @@ class Staging:
             name = path.relative_to(self.path).as_posix()
             if path.is_dir():
                 fsync(path)
-            elif name not in self._files:
+            elif name not in self._files and name != MANIFEST:  # which is about to be written
                 fsync(path)
                 self._files[name] = {"size_bytes": path.stat().st_size, "sha256": sha256(path)}
         size_bytes: int = sum(file["size_bytes"] for file in self._files.values())
