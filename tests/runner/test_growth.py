@@ -98,8 +98,10 @@ def test_growing_that_fails_again_counts_as_a_failed_try() -> None:
 def test_a_success_disproves_a_failure() -> None:
     growth = shrunk(50)
     clean_steps(growth, AFTER)
+    growth.wait = 8 * AFTER
     growth.succeeded(16, 60)
     assert not growth.failures
+    assert growth.wait == AFTER
     assert growth.choose(60) == 16
 
 
