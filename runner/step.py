@@ -57,6 +57,7 @@ class GroupStep:
         self._at = (0, 0)  # the slice in flight, to name the example that does not fit
         self._longest = 0
         self._recovered = False  # whether the group in flight ran out of memory
+        self._try = (0, "")  # the size before a larger one that is being tried, and why it is
         self._thrashing = Thrashing()
 
     def ask(self, micro_batch: int) -> None:
@@ -87,9 +88,16 @@ class GroupStep:
 
     def _choose(self, count: int) -> None:
         """The size for a group of `count` examples; the short one at the end of an epoch would prove nothing."""
-        if count == self.split.group:
-            size = self.growth.choose(self._longest)
-            self._resplit(size, self.growth.why(size, self._longest))
+        if count != self.split.group:
+            return
+        size = self.growth.choose(self._longest)
+        why = self.growth.why(size, self._longest)
+        if size > self.growth.settled:
+            self._session.notice(f"micro-batch {size} is tried again: {why}")
+            self._try = (self.split.micro_batch, why)
+            self.split = self.split.with_micro_batch(size)
+        else:
+            self._resplit(size, why)
 
     def _learn(self, count: int, *, updated: bool) -> None:
         """What a trained group says about the next ones."""
@@ -99,6 +107,9 @@ class GroupStep:
             # Halved below 1 it is not the scale that makes them overflow.
             self._session.notice(text, level="warning" if scale < 1 else "info")
         if not self._recovered:
+            if self.split.micro_batch > self.growth.settled:
+                before, why = self._try
+                self._session.split_changed(before, self.split.micro_batch, why)
             self.growth.succeeded(min(self.split.micro_batch, count), self._longest)
         if self._thrashing.seen(self._state.device.num_alloc_retries(), recovered=self._recovered):
             self._shrink_before_oom()

@@ -173,6 +173,8 @@ def test_a_try_that_fails_costs_one_redo_and_goes_back() -> None:
     assert trainer.step.split.micro_batch == 4
     assert [(oom["micro_batch"], oom["next_micro_batch"]) for oom in trainer.session.ooms] == [(8, 4), (8, 4)]
     assert trainer.step.growth.wait == 4
+    assert not trainer.session.changes
+    assert trainer.session.notices == ["micro-batch 8 is tried again: 2 steps without an OOM"]
     assert largest_difference(calm.everything(), trainer.everything()) <= 1e-10
 
 
