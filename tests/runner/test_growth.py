@@ -228,3 +228,17 @@ def test_random_storms_keep_the_size_between_one_and_what_was_asked() -> None:
                 growth.failed(size, longest, chosen)
                 size = chosen
             growth.succeeded(size, longest)
+
+
+def test_a_failed_try_goes_back_to_the_size_that_held() -> None:
+    """Not to the half of what failed: 5 of 12 was asked for, 4 is known to fit."""
+    task = Limited()
+    task.parts["train"] = [text.repeat(4)[:4] for text in task.parts["train"]]
+    task.train_lengths = [4] * 20
+    trainer = Trainer(task, group=12, micro_batch=5, grow_after=1)
+    task.fits, sizes = 4 * 4, []
+    for _ in range(5):
+        trainer.train(range(12))
+        sizes.append(trainer.step.split.micro_batch)
+    assert sizes == [2, 2, 4, 4, 4]
+    assert [(oom["micro_batch"], oom["next_micro_batch"]) for oom in trainer.session.ooms] == [(5, 2), (5, 4)]
