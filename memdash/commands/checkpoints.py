@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,25 +29,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a checkpoint."""
+    """Print one line a checkpoint, newest first."""
     from memdash.checkpoints import choose, complete, damaged, export
     from memdash.store.run_directory import find_run
 
-    folder = find_run(args.run).checkpoints
+    directory = find_run(args.run)
+    folder = directory.checkpoints
     if args.export:
         chosen, notes = choose(folder, args.checkpoint, ("light", "full"))
         names = export(chosen, args.export)
         print(*notes, f"{args.export}: {', '.join(names)} of {chosen.path.name}", sep="\n")
         return ExitCode.OK
-    bad = damaged(folder)
-    for checkpoint in complete(folder):
+    found, incomplete = complete(folder), damaged(folder)
+    is_bad = bool(incomplete)
+    for checkpoint in found:
         problem = _problem(checkpoint) if args.verify else ""
+        is_bad = is_bad or bool(problem)
         print(_as_json(checkpoint, problem) if args.json else _line(checkpoint, problem, verified=args.verify))
-        if problem:
-            bad.append((checkpoint.path, problem))
-    if not args.json:
-        print(*(f"{path.name:<28} DAMAGED: {why}" for path, why in damaged(folder)), sep="\n", end="\n" if bad else "")
-    return ExitCode.STORE if bad else ExitCode.OK
+    for path, why in incomplete:
+        print(json.dumps({"path": str(path), "problem": why}) if args.json else f"{path.name:<28} DAMAGED: {why}")
+    if not found and not incomplete and not args.json:
+        print(f"{directory.run_id} has no checkpoints")
+    return ExitCode.STORE if is_bad else ExitCode.OK
 
 
 def _problem(checkpoint: Checkpoint) -> str:
@@ -68,13 +72,12 @@ def _line(checkpoint: Checkpoint, problem: str, *, verified: bool) -> str:
 
 
 def _as_json(checkpoint: Checkpoint, problem: str) -> str:
-    import json
-
     return json.dumps(
         {
             "path": str(checkpoint.path),
             "step": checkpoint.step,
             "kind": checkpoint.kind,
+            "attempt": checkpoint.attempt,
             "reason": checkpoint.reason,
             "size_bytes": checkpoint.size_bytes,
             "problem": problem,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from memdash.checkpoints import complete, verify
+from memdash.checkpoints import complete, export, verify
 from memdash.errors import StoreError
 from runner.checkpoint import CheckpointStore
 from runner.loop import Loop
@@ -178,7 +179,11 @@ def test_a_light_one_in_half_precision_opens_with_from_pretrained(tmp_path: Path
         assert not report["missing_keys"]
         assert {parameter.dtype for parameter in model.parameters()} == {dtype}
         assert AutoTokenizer.from_pretrained(path)("memory")["input_ids"]
-        verify(path)
+        export(verify(path), tmp_path / kind)
+        exported = AutoModelForMaskedLM.from_pretrained(tmp_path / kind)
+        pairs = zip(exported.parameters(), model.parameters(), strict=True)
+        assert all(torch.equal(left, right) for left, right in pairs)
+        assert not {"training.json", "state.safetensors", "manifest.json"} & set(os.listdir(tmp_path / kind))
 
 
 def test_a_full_disk_is_tried_again_later_and_later(toy_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
