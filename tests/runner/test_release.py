@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -158,16 +158,18 @@ def test_what_the_host_has_left(tmp_path: Path) -> None:
 
 
 class Commanded(Session):
-    """Obeys what is queued for the boundary after each step, as if it had come over the wire."""
+    """Obeys what is queued for the nth time that it looks, as if it had come over the wire."""
 
     def __init__(self, queued: dict[int, list[wire.Command]]) -> None:
         super().__init__()
         self.queued = queued
+        self.looked = -1
         self.acks: list[wire.Ack] = []
         self.allocated: list[int] = []
 
     def obey(self) -> bool:
-        for command in self.queued.pop(self.step, []):
+        self.looked += 1
+        for command in self.queued.get(self.looked, []):
             self._control._commands.put(command)
         return super().obey()
 
@@ -185,7 +187,7 @@ def finished(run_dir: Path, session: Session) -> dict[str, torch.Tensor]:
         assert loop.run() == "finished"
     finally:
         loop._state.device.stop()
-    folder = run_dir / "checkpoints" / "step-00000004-full"
+    folder = max((run_dir / "checkpoints").glob("step-*-full"))
     return load_file(folder / "model.safetensors") | load_file(folder / "state.safetensors")
 
 
@@ -210,6 +212,7 @@ def test_a_run_obeys_while_it_is_released(toy_run: Callable[..., Path]) -> None:
     assert_bitwise(paused, calm)
     assert [(ack.command_id, ack.error) for ack in session.acks] == [(name, "") for name in "abcd"]
     assert session.acks[0].result.startswith("paused at step 2; gave back ")
+    assert session.acks[2].result == "2 x 2 = 4"
     assert max(session.allocated[:3]) < 10_000 < session.allocated[3]
     saved = verify(Path(session.acks[1].result.split(" at ")[1]))
     assert (saved.step, saved.kind) == (2, "full")
@@ -232,3 +235,22 @@ def test_it_also_frees_what_is_counted_in_python(tmp_path: Path, monkeypatch: py
         paused.train(GROUPS[1])
     finally:
         device.stop()
+
+
+def test_a_pause_anywhere_leaves_no_trace(toy_run: Callable[..., Path]) -> None:
+    """Before the first step, after each, between the batches of an evaluation; dropout and BatchNorm on."""
+    sections: dict[str, Any] = {
+        "train": {"max_steps": 3, "precision": "fp16", "eval_every": 2, "micro_batch": 2},
+        "options": {"dropout": 0.3, "batch_norm": True, "dtype": "float32"},
+        "device": {"kind": "simulated", "capacity": "64MiB"},
+        "checkpoint": {"at_end": "full"},
+    }
+    session = Commanded({})
+    calm = finished(toy_run("calm", **sections), session)
+    assert session.looked + 1 == 1 + 3 + 2 * 3  # at the start, after 3 steps, in 2 evaluations of 3 batches
+    for depth in get_args(wire.PauseDepth):
+        for place in range(session.looked + 1):
+            commands = [wire.Pause(command_id="a", depth=depth), wire.Resume(command_id="b")]
+            paused = Commanded({place: commands})
+            assert_bitwise(finished(toy_run(f"{depth}-{place}", **sections), paused), calm)
+            assert [(ack.command_id, ack.error) for ack in paused.acks] == [("a", ""), ("b", "")]
