@@ -97,7 +97,8 @@ class CheckpointStore:
             os.rename(staging.path, self.folder / name)
         except OSError as error:
             if error.errno in DISK_FULL:
-                raise self._disk_full(need_bytes) from None
+                shutil.rmtree(staging.path, ignore_errors=True)  # first: its part of the disk is free again
+                raise self._disk_full(need_bytes, f": {os.strerror(error.errno)}") from None
             raise
         finally:
             shutil.rmtree(staging.path, ignore_errors=True)
@@ -153,10 +154,10 @@ class CheckpointStore:
         if self.free_bytes() < need_bytes * DISK_MARGIN:
             raise self._disk_full(need_bytes)
 
-    def _disk_full(self, need_bytes: int) -> StoreError:
+    def _disk_full(self, need_bytes: int, why: str = "") -> StoreError:
         free = format_bytes(self.free_bytes())
         need = format_bytes(round(need_bytes * DISK_MARGIN))
-        return StoreError(f"no room for a checkpoint in {self.folder}: it needs {need}, {free} are free")
+        return StoreError(f"no room for a checkpoint in {self.folder}{why}; it needs {need}, {free} are free")
 
 
 def sweep(folder: Path) -> None:
