@@ -30,7 +30,7 @@ class BatchSplit:
             )
         if not 1 <= self.micro_batch <= self.group:
             raise PlanError(
-                f"micro_batch={self.micro_batch} is not between 1 and {self.group}, the examples per rank and step",
+                f"micro_batch={self.micro_batch} is not between 1 and {self.group}",
                 hint=f"choose one of {', '.join(map(str, divisors(self.group)))}",
             )
 

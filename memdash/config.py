@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -172,14 +172,25 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "memdash run config", **schema}
 
 
+STARTER = {
+    "run.name": "first",
+    "model.config": "{ num_hidden_layers = 2, hidden_size = 128, num_attention_heads = 4, intermediate_size = 512 }",
+    "data.max_length": 64,
+    "train.learning_rate": 1e-3,
+}
+"""Where the starter config differs from the defaults: a model that trains in a minute or two on a laptop."""
+
+
 def starter_config() -> str:
-    """Every key with its default and what it means, as TOML."""
-    lines = ["# A memdash run config: every key with its default.", "# Start it: memdash run THIS_FILE"]
+    """Every key with what it means, as TOML; the values train a small model."""
+    lines = ["# A memdash run config with every key; the values train a small BERT on Python's own manual."]
+    lines += ["# Start it: memdash run THIS_FILE"]
     for section in SECTIONS.values():
         docs = _field_docs(section)
         lines += ["", f"[{table_name(section)}]"]
         for field in msgspec.structs.fields(section):
-            lines += [f"# {docs[field.name]}", f"{field.name} = {_toml(field.default)}"]
+            starter = STARTER.get(f"{table_name(section)}.{field.name}", field.default)
+            lines += [f"# {docs[field.name]}{_choices(section, field.name)}", f"{field.name} = {_toml(starter)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -199,12 +210,20 @@ def table_name(section: type[Section]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", section.__name__.removesuffix("Section")).lower()
 
 
+def _choices(section: type[Section], key: str) -> str:
+    hint = get_type_hints(section)[key]
+    values = ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else ""
+    return f" One of {values}." if values else ""
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
-    return f'"{value}"' if isinstance(value, str) else "{}"
+    if isinstance(value, str):
+        return value if value.startswith("{") else f'"{value}"'
+    return "{}"
 
 
 SECTIONS: dict[str, type[Section]] = {

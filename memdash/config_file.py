@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -131,6 +131,9 @@ def _translate(error: msgspec.ValidationError, table: dict[str, Any], where: _Pl
         else:
             hint = f"known here: {', '.join(known)}"
         return ConfigError(f"{where(key)}: unknown key `{key}`", hint=hint)
+    if allowed := _allowed(path):
+        hint = f"one of {', '.join(map(repr, allowed))}"
+        return ConfigError(f"{where(path)}: `{path}` = {_lookup(table, path)!r}: not a known value", hint=hint)
     expected = message[0].lower() + message[1:] if message else "not valid"
     value = _lookup(table, path)
     shown = f" = {value!r}" if value is not None and not isinstance(value, dict) else ""
@@ -140,6 +143,14 @@ def _translate(error: msgspec.ValidationError, table: dict[str, Any], where: _Pl
 def _known_keys(path: str) -> list[str]:
     section = next((section for section in SECTIONS.values() if table_name(section) == path), RunConfig)
     return list(section.__annotations__)
+
+
+def _allowed(path: str) -> list[str]:
+    """The values that a key of choices may have; empty for any other key."""
+    table, _, key = path.rpartition(".")
+    section = next((section for section in SECTIONS.values() if table_name(section) == table), None)
+    hint = get_type_hints(section).get(key) if section else None
+    return [str(value) for value in get_args(hint)] if get_origin(hint) is Literal else []
 
 
 def _sections_with(key: str) -> list[str]:
@@ -240,6 +251,8 @@ def _check_own_task(name: str, base: Path | None, fail: Any) -> None:
 
 def _check_data(data: DataSection, base: Path | None, fail: Any) -> None:
     if data.source in BUILT_IN_SOURCES:
+        if data.where:
+            fail("data.where", data.where, f"`{data.source}` has no columns to choose rows by")
         return
     if base is not None and not resolve_path(data.source, base).is_file():
         near = difflib.get_close_matches(data.source, BUILT_IN_SOURCES, n=1, cutoff=0.6)

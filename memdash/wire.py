@@ -380,6 +380,8 @@ class RunState(Message, frozen=True, kw_only=True):
     grad_accum_steps: int = 0
     loss: float | None = None
     first_loss: float | None = None
+    smoothed_loss: float | None = None
+    """Over about the last twenty steps."""
     learning_rate: float | None = None
     step_time_s: float | None = None
     """Smoothed seconds per step."""

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from memdash.config import RunConfig, config_schema, starter_config
+from memdash.config import STARTER, RunConfig, changed_keys, config_schema, starter_config
 from memdash.config_file import load_config
 from memdash.errors import ConfigError
 
@@ -52,7 +52,14 @@ MISTAKES = {
         "did you mean the built-in `python-docs`?",
     ),
     "no labels": ('[task]\nname = "text-classification"\n', "has no labels to classify", "CSV"),
-    "unknown choice": ('[device]\nkind = "gpu"\n', "run.toml:2: `device.kind` = 'gpu': invalid enum value", ""),
+    "unknown choice": (
+        '[device]\nkind = "gpu"\n',
+        "run.toml:2: `device.kind` = 'gpu': not a known value",
+        "one of 'auto', 'cuda', 'cpu', 'simulated'",
+    ),
+    "choice misspelt": ('[train]\nschedule = "cosin"\n', "'cosin': not a known value", "one of 'linear', 'cosine', 'constant'"),
+    "choice of another type": ("[device]\nkind = 3\n", "`device.kind` = 3: not a known value", "one of 'auto'"),
+    "rows of what has none": ('[data]\nwhere = { lang = "en" }\n', "`python-docs` has no columns", ""),
     "no capacity": ('[device]\nkind = "simulated"\n', "a simulated device needs a capacity", "2GiB"),
     "bad size": ('[device]\ncapacity = "lots"\n', "'lots' is not a size", ""),
     "not TOML": ("[train\n", "not valid TOML", ""),
@@ -89,7 +96,7 @@ def test_a_directory_or_bytes_are_not_a_config(tmp_path):
         ("train.micro_batch=4", "train", "micro_batch", 4),
         ("run.name=my run", "run", "name", "my run"),
         ("train.learning_rate = 1e-3", "train", "learning_rate", 1e-3),
-        ('data.where={source="imdb"}', "data", "where", {"source": "imdb"}),
+        ('task.options={ways="3"}', "task", "options", {"ways": "3"}),
         ("model.config.hidden_size=64", "model", "config", {"hidden_size": 64}),
     ],
 )
@@ -112,8 +119,11 @@ def test_wrong_overrides(write, override, message):
     assert str(caught.value).startswith(message)
 
 
-def test_the_starter_config_is_the_defaults(write):
-    assert load_config(write(starter_config())) == RunConfig()
+def test_the_starter_config_names_every_key_and_trains_a_small_model(write):
+    config = load_config(write(starter_config()))
+    assert config.model.config["hidden_size"] == 128
+    assert set(changed_keys(config)) == set(STARTER)
+    assert "One of 'linear', 'cosine', 'constant'." in starter_config()
 
 
 def test_zero_micro_batch_is_the_whole_group():

@@ -63,7 +63,12 @@ HIDDEN = {"supervise"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `memdash` program. Every MemdashError of a verb ends here, as one line and its exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.verb is None:
+        parser.print_help()
+        print("\nBegin with: memdash init")
+        return ExitCode.USAGE
     try:
         return int(VERBS[args.verb].run(args))
     except MemdashError as error:
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "kernel's OOM killer, 15 lost.",
     )
     parser.add_argument("--version", action="version", version=f"memdash {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for name, verb in VERBS.items():
         text = (verb.__doc__ or "").strip()
         summary = text.partition("\n")[0]

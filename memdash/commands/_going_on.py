@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +15,11 @@ from memdash.config import RunConfig
 from memdash.config_file import override_config, parse_config
 from memdash.errors import UsageError
 from memdash.store.run_directory import RunDirectory, find_run
-from memdash.supervisor.launch import is_supervised
+from memdash.supervisor.launch import dismiss_supervisor, is_supervised
 from memdash.supervisor.ranks import RankProcess
 
 INVARIANT = ("run", "task", "model", "data", "train.global_batch")
 """What a run cannot change between two attempts: its position in the data would mean other examples."""
-LEAVE_S = 15.0  # a supervisor stays for some seconds after a run has ended, for whoever wants to see how
-POLL_S = 0.1
 
 
 def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory, Sequence[str]]:
@@ -62,9 +59,8 @@ def as_json(config: RunConfig) -> bytes:
 def _check_that_it_is_over(directory: RunDirectory, state: wire.RunState | None) -> None:
     """Raises UsageError when it is not, or when its supervisor does not leave."""
     if state is not None and state.status in wire.FINAL_STATUSES:
-        deadline = time.monotonic() + LEAVE_S
-        while is_supervised(directory) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+        if is_supervised(directory):
+            dismiss_supervisor(directory)  # it only shows how the run has ended
     elif state is not None and state.pid and RankProcess.adopt(state.pid, directory.run_id):
         raise still_open(directory)  # its supervisor is gone, but it trains: `memdash attach` brings one back
     if is_supervised(directory):

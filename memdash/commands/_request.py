@@ -15,7 +15,7 @@ TIMEOUT_S = 1900.0  # a little longer than the supervisor's own limit for a full
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """Which run, and how to print the answer."""
-    parser.add_argument("run", nargs="?", help="a run id or its beginning; the newest run when none is named")
+    parser.add_argument("run", nargs="?", help="a run id or its beginning; needed only when several runs are live")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
@@ -24,16 +24,17 @@ def request(args: argparse.Namespace, command: wire.Command) -> int:
     import asyncio
 
     from memdash import wire
+    from memdash.commands._live import live_run
     from memdash.store.run_directory import find_run
 
-    directory = find_run(args.run)
+    directory = live_run() if args.run is None else find_run(args.run)
     result = asyncio.run(_ask(directory.run_id, command))
     if args.json:
         print(wire.encode(result).decode(), end="")
         return ExitCode.OK if result.ok else ExitCode.COMMAND
     if not result.ok:
         raise CommandRefused(f"{directory.run_id}: {result.command}: {result.text}")
-    where = "" if result.applied_at_step is None else f" (step {result.applied_at_step})"
+    where = f" (step {result.applied_at_step})" if result.applied_at_step and "step" not in result.text else ""
     print(f"{directory.run_id}: {result.text}{where}")
     return ExitCode.OK
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
+import time
+from typing import TYPE_CHECKING
 
 from memdash import wire
 from memdash.errors import ExitCode, SupervisorAlreadyRunning, SupervisorNotRunning
 from memdash.store.run_directory import RunDirectory
 from memdash.units import format_bytes, format_count, format_duration, format_percent
+
+if TYPE_CHECKING:
+    from memdash.client import Client
 
 LINE_EVERY_S = 5.0
 RETRY_S = 0.2
@@ -38,25 +44,30 @@ def watch(directory: RunDirectory) -> int:
     return ExitCode.OK
 
 
-def watch_headless(directory: RunDirectory, note: str = "") -> int:
-    """Print a line every few seconds and every event; the run's outcome as exit code."""
+def watch_headless(
+    directory: RunDirectory, note: str = "", *, since_s: float = 0.0, stop_on_sigterm: bool = False
+) -> int:
+    """Print a line every few seconds and every event since `since_s`; the run's outcome as exit code.
+
+    A scheduler ends a job by SIGTERM to the command it started: `stop_on_sigterm` passes that on as a Stop that saves.
+    """
     if note:
         print(f"memdash: {note}", file=sys.stderr)
     print(f"run {directory.run_id} in {directory.path}", flush=True)
     try:
-        state = asyncio.run(_follow(directory))
+        state = asyncio.run(_follow(directory, _Printer(since_s), stop_on_sigterm=stop_on_sigterm))
     except KeyboardInterrupt:
-        print(f"{directory.run_id} goes on.  Back to it: memdash attach {directory.run_id}; end it: memdash stop")
+        name = directory.run_id
+        print(f"{name} goes on.  Back to it: memdash attach {name}; end it: memdash stop {name}")
         return ExitCode.INTERRUPTED
     print(_verdict(state), flush=True)
     return _exit_code(state)
 
 
-async def _follow(directory: RunDirectory) -> wire.RunState:
+async def _follow(directory: RunDirectory, printer: _Printer, *, stop_on_sigterm: bool) -> wire.RunState:
     """Print until the run is over, coming back when the supervisor was restarted."""
     from memdash.client import Client
 
-    printer = _Printer()
     while True:
         try:
             client = await Client.connect(directory.run_id)
@@ -67,6 +78,8 @@ async def _follow(directory: RunDirectory) -> wire.RunState:
             _restart_supervisor(directory)
             await asyncio.sleep(RETRY_S)
             continue
+        if stop_on_sigterm:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _ask_to_stop, client)
         try:
             async for message in client.messages():
                 printer.show(message)
@@ -74,6 +87,13 @@ async def _follow(directory: RunDirectory) -> wire.RunState:
                     return printer.state
         finally:
             await client.close()
+
+
+def _ask_to_stop(client: Client) -> None:
+    from memdash.client import new_command_id
+
+    print("SIGTERM: stopping the run after a full checkpoint", flush=True)
+    client.send(wire.Stop(command_id=new_command_id(), save="full"))
 
 
 def _restart_supervisor(directory: RunDirectory) -> None:
@@ -86,7 +106,8 @@ def _restart_supervisor(directory: RunDirectory) -> None:
 class _Printer:
     """Turns messages into lines; knows when the last progress line was printed."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_s: float) -> None:
+        self._since_s = since_s
         self.state: wire.RunState | None = None
         self.caught_up = False
         """Whether all that happened before we came has been shown."""
@@ -100,12 +121,17 @@ class _Printer:
             now_s = asyncio.get_running_loop().time()
             if message.step and now_s - self._printed_s >= LINE_EVERY_S:
                 self._printed_s = now_s
-                print(progress_line(message), flush=True)
+                print(f"{_clock(time.time())}  {progress_line(message)}", flush=True)
         elif isinstance(message, wire.Backfilled):
             self.caught_up = True
         elif isinstance(message, wire.JournalEntry) and message.seq > self._journal_seq:
             self._journal_seq = message.seq
-            print(f"[step {message.step}] {message.kind}: {message.text}", flush=True)
+            if message.time_s >= self._since_s:
+                print(f"{_clock(message.time_s)}  [step {message.step}] {message.kind}: {message.text}", flush=True)
+
+
+def _clock(time_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time_s))
 
 
 def progress_line(state: wire.RunState) -> str:
@@ -113,10 +139,13 @@ def progress_line(state: wire.RunState) -> str:
     parts = [f"step {state.step}/{state.total_steps}"]
     if state.loss is not None:
         parts.append(f"loss {state.loss:.4f}")
-    parts.append(f"split {state.micro_batch} x {state.grad_accum_steps}")
+    if state.micro_batch:
+        parts.append(f"split {state.micro_batch} x {state.grad_accum_steps}")
     if state.items_per_s is not None:
         parts.append(f"{format_count(state.items_per_s)} {state.item_name}/s")
-    parts += [*_device_part(state), *_host_part(state), f"ETA {format_duration(state.eta_s)}"]
+    parts += [*_device_part(state), *_host_part(state)]
+    if state.eta_s is not None:
+        parts.append(f"ETA {format_duration(state.eta_s)}")
     if state.status not in ("running", "starting"):
         parts.append(state.status)
     return " | ".join(parts)
@@ -137,7 +166,7 @@ def _device_part(state: wire.RunState) -> list[str]:
 
 def _host_part(state: wire.RunState) -> list[str]:
     headroom = wire.host_headroom_bytes(state.host)
-    if state.host is None or headroom is None:
+    if state.host is None or headroom is None or not state.host.process_bytes:
         return []
     return [f"host {format_bytes(state.host.process_bytes)}, {_headroom(headroom, state.host.capacity_bytes)}"]
 
@@ -154,8 +183,13 @@ def _headroom(headroom_bytes: int, capacity_bytes: int) -> str:
 def _verdict(state: wire.RunState) -> str:
     reason = f": {state.status_reason}" if state.status_reason else ""
     took = format_duration(state.ended_s - state.started_s) if state.ended_s and state.started_s else "n/a"
-    losses = f", loss {state.first_loss:.4f} -> {state.loss:.4f}" if state.loss is not None and state.first_loss else ""
-    return f"{state.run_id} {state.status}{reason}; step {state.step} of {state.total_steps} in {took}{losses}; {state.run_dir}"
+    last = state.smoothed_loss if state.smoothed_loss is not None else state.loss
+    losses = f", loss {state.first_loss:.4f} -> {last:.4f}" if last is not None and state.first_loss else ""
+    losses += "".join(f", validation {name} {value:.4g}" for name, value in state.metrics.items())
+    where = f"; {state.run_dir}"
+    if state.status in ("failed", "oom", "killed", "lost"):
+        where += f"\nwhat it printed: memdash logs {state.run_id}    what happened: memdash report {state.run_id}"
+    return f"{state.run_id} {state.status}{reason}; step {state.step} of {state.total_steps} in {took}{losses}{where}"
 
 
 def _exit_code(state: wire.RunState) -> int:

@@ -13,13 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the run, make sure that a supervisor serves it, watch."""
+    from memdash.commands._live import live_or_newest
     from memdash.commands._watch import terminal_problem, watch, watch_headless
     from memdash.errors import SupervisorAlreadyRunning
     from memdash.locations import socket_path
     from memdash.store.run_directory import find_run
     from memdash.supervisor.launch import launch_supervisor, listening
 
-    directory = find_run(args.run)
+    directory = live_or_newest() if args.run is None else find_run(args.run)
+    directory.record()  # says so when it cannot be read
     if not listening(socket_path(directory.run_id)):
         try:
             launch_supervisor(directory)

@@ -7,10 +7,12 @@ The run is started under a supervisor of its own and goes on when the dashboard 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memdash.errors import ExitCode, SupervisorAlreadyRunning
+from memdash.errors import ExitCode, SupervisorAlreadyRunning, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         return _describe(args)
+    began_s = time.time()
     again: Sequence[str] = ()
     if args.config is not None:
         directory = _create(args.config, args.overrides)
@@ -72,8 +75,14 @@ def run(args: argparse.Namespace) -> int:
         print(directory.run_id)
         return ExitCode.OK
     if args.headless or problem:
-        return watch_headless(directory, note=problem)
+        return watch_headless(directory, note=problem, since_s=began_s, stop_on_sigterm=True)
     return watch(directory)
+
+
+def _check_torch() -> None:
+    """The runner trains with torch; to find that out after a start would leave a failed run behind."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("torch is not installed here", hint="pip install 'memdash[train]'")
 
 
 def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
@@ -83,6 +92,7 @@ def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
     from memdash.store.run_directory import create_run
 
     config = load_config(path, overrides)
+    _check_torch()
     record, parent = _plan(path, config)
     text = path.read_text(encoding="utf-8")
     return create_run(record, config_json=as_json(config), config_toml=text, parent=parent)
@@ -91,7 +101,6 @@ def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
 def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
     """What a run of this config is, and the directory that its own is made in."""
     import sys
-    import time
 
     from memdash import __version__
     from memdash.locations import runs_dir

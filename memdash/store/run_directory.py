@@ -164,8 +164,14 @@ def list_runs() -> list[RunDirectory]:
     if not registry.is_dir():
         return []
     runs = [path for path in registry.iterdir() if (path / "run.json").is_file()]
-    runs.sort(key=lambda path: (path / "run.json").stat().st_mtime_ns, reverse=True)
+    runs.sort(key=_last_change_ns, reverse=True)
     return [RunDirectory(path.resolve()) for path in runs]
+
+
+def _last_change_ns(path: Path) -> int:
+    """When the run last said something, so that one that was resumed counts as new."""
+    state = path / "state.json"
+    return (state if state.exists() else path / "run.json").stat().st_mtime_ns
 
 
 def remove_run(directory: RunDirectory) -> None:

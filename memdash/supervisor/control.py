@@ -44,7 +44,7 @@ class Control:
             reply(_result(command, ok=False, text="this command_id is in use"))
             return
         if reason := refusal(self._telemetry.state, command):
-            self._telemetry.journal("warning", "command", f"{name} refused: {reason}")
+            self._telemetry.journal("warning", "command", f"{name} refused: {reason} ({who})")
             reply(_result(command, ok=False, text=reason))
             return
         by_force = isinstance(command, wire.Stop) and self._telemetry.state.status == "stopping"
@@ -90,14 +90,14 @@ class Control:
         del self._pending[pending.command.command_id]
         ack = pending.acks[0]
         self._telemetry.advance(CommandApplied(pending.command))
-        saved = isinstance(pending.command, wire.SaveCheckpoint)  # its CheckpointSaved has said the rest
-        self._telemetry.journal("good", "ack", "SaveCheckpoint done" if saved else ack.result)
+        if not isinstance(pending.command, wire.SaveCheckpoint):  # there its CheckpointSaved has said it
+            self._telemetry.journal("good", "ack", ack.result)
         pending.reply(_result(pending.command, ok=True, text=ack.result, step=ack.applied_at_step))
 
     def _fail(self, pending: Pending, why: str) -> None:
         del self._pending[pending.command.command_id]
         self._telemetry.advance(CommandFailed(pending.command))
-        self._telemetry.journal("error", "ack", f"{type(pending.command).__name__} failed: {why}")
+        self._telemetry.journal("error", "ack", f"{describe(pending.command, self._telemetry.state)}: not done: {why}")
         pending.reply(_result(pending.command, ok=False, text=why))
 
     def _timeout_s(self, command: wire.Command) -> float:
@@ -107,16 +107,17 @@ class Control:
 
 
 def describe(command: wire.Command, state: wire.RunState) -> str:
-    """A command in words: `SetBatchSplit 16 x 1 = 16 -> 8 x 2 = 16`."""
-    name = type(command).__name__
+    """A command in words: `micro-batch 16 x 1 = 16 -> 8 x 2 = 16`."""
     if isinstance(command, wire.SetBatchSplit):
         before = BatchSplit(state.global_batch, state.micro_batch, state.world_size)
-        return f"{name} {before} -> {before.with_micro_batch(command.micro_batch)}"
+        return f"micro-batch {before} -> {before.with_micro_batch(command.micro_batch)}"
     if isinstance(command, wire.SaveCheckpoint):
-        return f"{name} {command.kind}"
+        return f"{command.kind} checkpoint"
     if isinstance(command, wire.Stop):
-        return f"{name}, saving {command.save}"
-    return name
+        return "stop without saving" if command.save == "none" else f"stop after a {command.save} checkpoint"
+    if isinstance(command, wire.Pause):
+        return "pause and free the device" if command.depth == "release" else "pause"
+    return "resume" if isinstance(command, wire.Resume) else "empty the cache"
 
 
 def _result(command: wire.Command, *, ok: bool, text: str, step: int | None = None) -> wire.CommandResult:

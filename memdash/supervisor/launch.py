@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -15,6 +17,7 @@ from memdash.errors import LinkError, SupervisorAlreadyRunning
 from memdash.store.run_directory import RunDirectory
 
 CONNECT_TIMEOUT_S = 2.0
+DISMISS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 30.0  # imports on a cold network disk
 
 
@@ -81,6 +84,19 @@ def listening(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def dismiss_supervisor(directory: RunDirectory) -> bool:
+    """Have a supervisor that only shows a run that is over leave; whether it did so in time."""
+    deadline = time.monotonic() + DISMISS_TIMEOUT_S
+    with contextlib.suppress(OSError, ValueError):
+        os.kill(int(directory.lock.read_text()), signal.SIGTERM)
+    while time.monotonic() < deadline:
+        with open(directory.lock, "a+b") as lock, contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _read_line(descriptor: int) -> str:

@@ -82,6 +82,7 @@ class _Supervisor:
         self._had_viewer = False
         self._beats = 0
         self._fault = ""
+        self._dismissed = False
 
     @property
     def attempt(self) -> int:
@@ -105,12 +106,16 @@ class _Supervisor:
                 self._guarded_beat()
                 await asyncio.sleep(BEAT_S)
         finally:
-            self._telemetry.flush_state()
+            if self._found is None or not is_final(self._found):  # else we have only shown it
+                self._telemetry.flush_state()
             await self._server.stop()
             self._recorder.close()
 
     def _asked_to_end(self, name: str) -> None:
-        """A signal to the supervisor stops the run with a full checkpoint; it never just leaves it."""
+        """A signal stops the run with a full checkpoint; a run that is over is no longer shown."""
+        if not self._attempts.running:
+            self._dismissed = True
+            return
         self._telemetry.journal("warning", "state", f"{name}: saving a full checkpoint and stopping")
         stop = wire.Stop(command_id=new_command_id(), save="full")
         self._control.submit(stop, lambda result: None, time.monotonic(), name)
@@ -147,6 +152,8 @@ class _Supervisor:
             self._telemetry.output(text, skipped)
 
     def _done(self) -> bool:
+        if self._dismissed:
+            return True
         over = is_final(self._telemetry.state) and not self._attempts.running
         if not over or self._telemetry.fanout.viewers:
             self._idle_since_s = time.monotonic()
@@ -184,7 +191,7 @@ class _Supervisor:
             command,
             lambda result: viewer.send(wire.encode(result)),
             time.monotonic(),
-            f"pid {viewer.peer_pid}",
+            "a dashboard" if viewer in self._telemetry.fanout.viewers else "a shell",
         )
 
     def viewer_left(self, viewer: Viewer) -> None:

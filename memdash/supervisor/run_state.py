@@ -112,6 +112,8 @@ def outcome_exit_code(state: RunState) -> ExitCode:
     """What `memdash run --headless` exits with when the run has ended like this."""
     if state.status == "killed" and state.oom_killed:
         return ExitCode.HOST_OOM
+    if state.status == "failed" and state.exit_code == ExitCode.USAGE:
+        return ExitCode.USAGE
     return {
         "finished": ExitCode.OK,
         "stopped": ExitCode.STOPPED,
@@ -181,6 +183,9 @@ def _training_started(state: RunState, message: wire.TrainingStarted) -> RunStat
 def _step_reported(state: RunState, report: wire.StepReport) -> RunState:
     before_s = state.step_time_s
     step_time_s = report.step_time_s if before_s is None else before_s + SMOOTHING * (report.step_time_s - before_s)
+    smoothed = report.loss if state.smoothed_loss is None else state.smoothed_loss
+    if smoothed is not None and report.loss is not None:
+        smoothed += SMOOTHING * (report.loss - smoothed)
     items = report.num_items or state.global_batch
     return _set(
         state,
@@ -191,6 +196,7 @@ def _step_reported(state: RunState, report: wire.StepReport) -> RunState:
         grad_accum_steps=report.grad_accum_steps,
         loss=report.loss,
         first_loss=report.loss if state.first_loss is None else state.first_loss,
+        smoothed_loss=smoothed,
         learning_rate=report.learning_rate,
         step_time_s=step_time_s,
         examples_per_s=state.global_batch / step_time_s if step_time_s > 0 else None,
@@ -223,7 +229,8 @@ def _evaluated(state: RunState, report: wire.EvaluationReport) -> RunState:
 
 
 def _oom_reported(state: RunState, report: wire.OomReport) -> RunState:
-    state = _set(state, num_ooms=state.num_ooms + 1, memory=report.memory or state.memory)
+    # its figures are those of the step that failed and is being undone: no ground for an alarm
+    state = _set(state, num_ooms=state.num_ooms + 1)
     if report.next_micro_batch is None:
         return state
     state = _set(state, num_recoveries=state.num_recoveries + 1)
@@ -296,6 +303,8 @@ def _verdict(state: RunState, event: RankExited) -> tuple[RunStatus, str]:
     code, said = event.exit_code, state.last_words
     if said == "finished" or (code == 0 and not said):
         return "finished", state.status_reason
+    if code == ExitCode.USAGE:
+        return "failed", state.status_reason or "the config asks for what cannot be done"
     if said == "stopped" or code == ExitCode.STOPPED:
         return "stopped", state.status_reason or "stopped on request"
     if said == "oom" or code == ExitCode.OUT_OF_MEMORY:

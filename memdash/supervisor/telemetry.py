@@ -16,7 +16,7 @@ from memdash.units import format_bytes, format_duration
 
 STATE_INTERVAL_S = 0.25  # most broadcasts of the whole state a second: 4
 STATE_SAVE_S = 5.0  # how old state.json may be while nothing important happens
-ANNOUNCED = ("pausing", "stopping")  # the command's own entry has said it
+ANNOUNCED = ("starting", "pausing", "paused", "stopping")  # another entry has said it
 
 
 class Telemetry:
@@ -29,7 +29,7 @@ class Telemetry:
         self._recorder = recorder
         self._journal_seq = journal_seq
         self._next_seq: dict[int, int] = {}
-        self._changed = False
+        self._unsent = self._unsaved = False
         self._sent_s = self._saved_s = 0.0
         self._store_error = ""
 
@@ -41,7 +41,8 @@ class Telemetry:
     def advance(self, event: object) -> None:
         """Change the state; a new status is journaled, saved and shown at once."""
         before, self.state = self.state, advance(self.state, event)
-        self._changed |= self.state is not before
+        if self.state is not before:
+            self._unsent = self._unsaved = True
         if self.state.status != before.status:
             if self.state.status not in ANNOUNCED:
                 self.journal(_status_level(self.state.status), "state", _status_text(self.state))
@@ -75,12 +76,11 @@ class Telemetry:
 
     def tick(self, now_s: float) -> None:
         """Show and save a changed state, but not too often; say when the disk does not take the record."""
-        if self._changed and now_s - self._sent_s >= STATE_INTERVAL_S:
-            self._changed, self._sent_s = False, now_s
+        if self._unsent and now_s - self._sent_s >= STATE_INTERVAL_S:
+            self._unsent, self._sent_s = False, now_s
             self.fanout.send(self.state, sample=True)
-        if now_s - self._saved_s >= STATE_SAVE_S:
-            self._saved_s = now_s
-            self._recorder.state(self.state)
+        if self._unsaved and now_s - self._saved_s >= STATE_SAVE_S:
+            self._save(now_s)
         if self._recorder.error != self._store_error:
             self._store_error = self._recorder.error
             if self._store_error:
@@ -90,9 +90,13 @@ class Telemetry:
 
     def flush_state(self) -> None:
         """Show and save the state now."""
-        self._changed, self._sent_s, self._saved_s = False, time.time(), time.time()
-        self._recorder.state(self.state)
+        self._unsent, self._sent_s = False, time.time()
+        self._save(self._sent_s)
         self.fanout.send(self.state)
+
+    def _save(self, now_s: float) -> None:
+        self._unsaved, self._saved_s = False, now_s
+        self._recorder.state(self.state)
 
     # ---- one short function per message kind ----
 

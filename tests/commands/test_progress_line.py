@@ -51,4 +51,4 @@ def test_simulated_figures_say_so():
 
 def test_without_a_device_there_is_no_device():
     line = progress_line(wire.RunState(run_id="r", name="r", status="paused", step=5, total_steps=10))
-    assert line == "step 5/10 | split 0 x 0 | ETA n/a | paused"
+    assert line == "step 5/10 | paused"

@@ -31,7 +31,7 @@ def test_the_help_lists_the_verbs_and_exit_codes(capsys):
     assert "10 stopped, 11 failed, 12 out of device memory, 13 killed" in text
 
 
-@pytest.mark.parametrize("argv", [[], ["fly"], ["run"], ["batch", "x"], ["run", "x.toml", "--detach", "--headless"]])
+@pytest.mark.parametrize("argv", [["fly"], ["run"], ["batch", "x"], ["run", "x.toml", "--detach", "--headless"]])
 def test_wrong_use_is_2(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -54,6 +54,11 @@ def test_mistakes_are_one_line_on_stderr(argv, code, message, capsys):
     assert out == ""
     assert message in err
     assert "Traceback" not in err
+
+
+def test_no_verb_at_all_says_where_to_begin(capsys):
+    assert main([]) == ExitCode.USAGE
+    assert "Begin with: memdash init" in capsys.readouterr().out
 
 
 def test_a_wrong_config_starts_nothing(tmp_path, capsys):
@@ -159,3 +164,53 @@ def test_a_dry_run_says_what_would_be_started_and_starts_nothing(tmp_path, capsy
     changed = dict(line.split() for line in out.splitlines() if line.startswith(("run.", "train.")))
     assert changed == {"run.name": "'x'", "train.micro_batch": "4", "train.epochs": "2.0"}
     assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_name_the_live_run_is_meant(start_run, capsys):
+    live = start_run(run_id="live")
+    over = start_run(run_id="over")
+    for run in (live, over):
+        wait_until(lambda run=run: "training fake" in " ".join(run.journal()), "the rank")
+    assert main(["pause"]) == ExitCode.USAGE
+    assert "2 runs are live: name one of" in capsys.readouterr().err
+    over.order("e")
+    over.wait_for_end()
+    assert main(["pause"]) == ExitCode.OK
+    assert "live: paused at step 0" in capsys.readouterr().out
+    live.order("e")
+    assert main(["stop", "--save", "none"]) == ExitCode.OK
+    live.wait_for_end()
+    assert main(["pause"]) == ExitCode.LINK
+    assert "no run is live" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_read_says_so(start_run, capsys):
+    run = start_run()
+    run.order("e")
+    run.wait_for_end()
+    (run.directory.path / "run.json").write_text("garbage")
+    assert main(["attach", "fake", "--headless"]) == ExitCode.STORE
+    assert "run.json is damaged" in capsys.readouterr().err
+
+
+def test_sigterm_to_a_headless_run_stops_it_well(tmp_path):
+    """As a scheduler does; the trainer here is no runner, so it is stopped by a signal of its own."""
+    import os
+    import signal
+
+    from memdash.store.run_directory import list_runs
+
+    path = tmp_path / "run.toml"
+    path.write_text("[train]\nmax_steps = 100000\n[data]\nmax_examples = 64\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "memdash", "run", str(path), "--headless"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "training process started" in line:
+            break
+    os.kill(process.pid, signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert "SIGTERM: stopping the run after a full checkpoint" in rest
+    assert process.returncode == ExitCode.STOPPED
+    assert list_runs()[0].state().status == "stopped"

@@ -236,7 +236,7 @@ RUNNING = msgspec.structs.replace(FIRST, status="running", linked=True, capabili
         (
             {},
             wire.SetBatchSplit(command_id="b", micro_batch=0),
-            "micro_batch=0 is not between 1 and 16, the examples per rank and step",
+            "micro_batch=0 is not between 1 and 16",
         ),
     ],
 )
