@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pickle
+import random
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memdash.checkpoints import complete, verify
+from memdash.checkpoints import MANIFEST, complete, seal, verify
 from memdash.errors import ExitCode
-from tests.runner.conftest import command_line, run_to_end
+from tests.runner.conftest import PROCESS_TIMEOUT_S, command_line, run_to_end
 
 Make = Callable[..., Path]
 
@@ -85,6 +89,92 @@ def test_a_signal_saves_everything_and_the_next_launch_goes_on(toy_run: Make) ->
     done = run_to_end(run_dir, "--resume", "latest")
     assert done.returncode == ExitCode.OK
     assert f"step {saved[0].step + 2}/{saved[0].step + 2}" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_signal_at_any_moment_costs_no_bit(toy_run: Make) -> None:
+    """SIGTERM, resume, SIGTERM again, resume: in forwards, in evaluations, between steps, or while torch is loading."""
+    chance = random.Random()
+    sections: dict[str, Any] = {
+        "options": {"dropout": 0.3, "batch_norm": True},
+        "train": {"global_batch": 3, "micro_batch": 2, "max_steps": 1500, "eval_every": 5},
+        "checkpoint": {"every_epoch": True, "at_end": "full"},
+    }
+    calm, stormy = toy_run("calm", **sections), toy_run("stormy", **sections)
+    with subprocess.Popen(command_line(calm), stdout=subprocess.DEVNULL) as undisturbed:
+        stopped = []
+        more: list[str] = []
+        for _ in range(2):
+            with subprocess.Popen(command_line(stormy, *more), stdout=subprocess.PIPE, text=True) as process:
+                assert process.stdout
+                process.stdout.readline()  # the signals are heeded from here on
+                time.sleep(chance.uniform(0.0, 0.5))
+                process.send_signal(signal.SIGTERM)
+                process.stdout.read()
+            assert process.returncode == ExitCode.STOPPED
+            stopped.append(complete(stormy / "checkpoints")[0])
+            more = ["--resume", "latest"]
+        done = run_to_end(stormy, *more)
+        assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+        assert undisturbed.wait(PROCESS_TIMEOUT_S) == ExitCode.OK
+    assert [found.reason for found in stopped] == ["command", "command"]
+    assert stopped[0].step <= stopped[1].step < 1500
+    last = "step-00001500-full"
+    assert_same_state(checkpoints(stormy)[last], checkpoints(calm)[last])
+
+
+def test_what_lies_in_a_checkpoint_is_never_executed(toy_run: Make, tmp_path: Path) -> None:
+    run_dir = toy_run(train={"max_steps": 2}, checkpoint={"every_steps": 1, "keep_last": 9, "at_end": "full"})
+    run_to_end(run_dir)
+    newest, trap = checkpoints(run_dir)["step-00000002-full"], tmp_path / "executed"
+    evil = pickle.dumps(Evil(str(trap)), protocol=0)
+    for name in ("optimizer.pt", "pytorch_model.bin", "training_args.bin", "rng_state.pth", "sitecustomize.py"):
+        (newest / name).write_bytes(evil)
+    done = run_to_end(run_dir, "--resume", newest.name)
+    assert "resumed from step-00000002-full at step 2" in done.stdout
+    (newest / "training.json").write_bytes(evil)
+    done = run_to_end(run_dir, "--resume", newest.name)
+    assert "passed over for the one before" in done.stdout
+    assert "resumed from step-00000001-full at step 1" in done.stdout
+    # Even where the manifest was made to fit.
+    manifest = json.loads((newest / MANIFEST).read_bytes())
+    hashed = {"size_bytes": len(evil), "sha256": hashlib.sha256(evil).hexdigest()}
+    (newest / MANIFEST).write_bytes(seal(manifest | {"files": manifest["files"] | {"training.json": hashed}}))
+    done = run_to_end(run_dir, "--resume", newest.name)
+    assert done.returncode == ExitCode.FAILED
+    assert "training.json cannot be read" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not trap.exists()
+    pickle.loads(evil)
+    assert trap.exists()  # it would have been
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
+def test_a_resume_needs_everything_a_warm_start_only_weights(toy_run: Make) -> None:
+    run_dir = toy_run(train={"max_steps": 2}, checkpoint={"every_steps": 1, "at_end": "light"})
+    run_to_end(run_dir)
+    config = json.loads((run_dir / "config.json").read_bytes())
+    config["train"] |= {"max_steps": 4, "learning_rate": 0.02}
+    (run_dir / "config.json").write_text(json.dumps(config))
+    done = run_to_end(run_dir, "--resume", "step-00000002-light")
+    assert done.returncode == ExitCode.USAGE
+    assert "it holds weights only" in done.stderr
+    done = run_to_end(run_dir, "--warm-start", "step-00000001-full")
+    assert done.returncode == ExitCode.OK
+    assert "warm start from step-00000001-full at step 1: weights and the position in the data are kept" in done.stdout
+    assert "not the same are the optimizer's moments" in done.stdout
+    assert "and total_steps, and learning_rate" in done.stdout
+    both = run_to_end(run_dir, "--warm-start", "latest", "--resume", "latest")
+    assert both.returncode == ExitCode.USAGE
 
 
 def test_a_light_checkpoint_is_a_warm_start(toy_run: Make) -> None:
