@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -179,6 +180,13 @@ class Commanded(Session):
             self.allocated.append(self.read_memory().allocated_bytes or 0)
 
 
+@pytest.fixture
+def swept() -> Iterator[None]:
+    """A loop and its session refer to each other: without this their tensors would count in tests to come."""
+    yield
+    gc.collect()
+
+
 def finished(run_dir: Path, session: Session) -> dict[str, torch.Tensor]:
     """Trained to the end; what the last checkpoint holds."""
     loop = prepared(run_dir, session)
@@ -191,7 +199,7 @@ def finished(run_dir: Path, session: Session) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors") | load_file(folder / "state.safetensors")
 
 
-def test_a_run_obeys_while_it_is_released(toy_run: Callable[..., Path]) -> None:
+def test_a_run_obeys_while_it_is_released(toy_run: Callable[..., Path], swept: None) -> None:
     """Over the loop and the agent: pause, save, ask for another split, resume; then as if it had asked at once."""
     sections: dict[str, Any] = {
         "train": {"max_steps": 4, "precision": "bf16"},
@@ -237,7 +245,7 @@ def test_it_also_frees_what_is_counted_in_python(tmp_path: Path, monkeypatch: py
         device.stop()
 
 
-def test_a_pause_anywhere_leaves_no_trace(toy_run: Callable[..., Path]) -> None:
+def test_a_pause_anywhere_leaves_no_trace(toy_run: Callable[..., Path], swept: None) -> None:
     """Before the first step, after each, between the batches of an evaluation; dropout and BatchNorm on."""
     sections: dict[str, Any] = {
         "train": {"max_steps": 3, "precision": "fp16", "eval_every": 2, "micro_batch": 2},
