@@ -97,7 +97,7 @@ class Loop:
         progress.position += len(indices)
         if progress.position >= self._plan.num_examples:
             progress.epoch, progress.position = epoch + 1, 0
-        self._say_step(result, epoch, step_time_s, learning_rate)
+        self._say_step(result, epoch, step_time_s)
         return self._session.end_step(
             loss=result.loss,
             step_time_s=step_time_s,
@@ -150,13 +150,12 @@ class Loop:
         self._session.sample_memory()
         return f"gave back {format_bytes(given_back)}"
 
-    def _say_step(self, result: StepResult, epoch: int, step_time_s: float, learning_rate: float) -> None:
+    def _say_step(self, result: StepResult, epoch: int, step_time_s: float) -> None:
         """A line for people every few seconds; the supervisor has the figures of every step."""
         progress = self._state.progress
         now_s = time.monotonic()
         if now_s - self._said_s < SAY_EVERY_S and progress.step < self._plan.total_steps:
             return
         self._said_s = now_s
-        place = f"step {progress.step}/{self._plan.total_steps}  epoch {epoch + 1}"
-        pace = f"{step_time_s:.2f} s/step  {self._step.split}"
-        say(f"{place}  loss {result.loss:.4f}  lr {learning_rate:.2e}  {pace}")
+        place = f"step {progress.step}/{self._plan.total_steps} epoch {epoch + 1}"
+        say(f"{place} loss {result.loss:.4f} {step_time_s:.2f} s/step {self._step.split}")

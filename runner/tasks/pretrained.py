@@ -79,6 +79,7 @@ def model_config(spec: Spec, tokenizer: Any, **extra: Any) -> Any:
     section = spec.config.model
     extra = {**extra, **section.config}
     if section.pretrained:
+        _check_fields(_load(AutoConfig, "model.pretrained", spec.pretrained(section.pretrained)), section.config)
         config = _load(AutoConfig, "model.pretrained", spec.pretrained(section.pretrained), **extra)
     else:
         ids = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
@@ -109,10 +110,21 @@ def _new_config(architecture: str, fields: dict[str, Any]) -> Any:
         near = difflib.get_close_matches(architecture, list(known), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "a transformers model type, such as bert or gpt2"
         raise UsageError(f"model.architecture = {architecture!r}: transformers knows no such model", hint=hint)
+    _check_fields(AutoConfig.for_model(architecture), fields)
     try:
         return AutoConfig.for_model(architecture, **fields)
     except (TypeError, ValueError) as error:
         raise UsageError(f"model.config: {_first_line(error)}") from None
+
+
+def _check_fields(config: Any, fields: dict[str, Any]) -> None:
+    """A misspelt field would be taken without a word, and another model trained than was meant. Raises UsageError."""
+    known = {*config.to_dict(), *config.attribute_map}
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else ""
+            raise UsageError(f"model.config.{name}: a {config.model_type} config has no such field", hint=hint)
 
 
 def _load(auto_class: Any, key: str, name: str, **options: Any) -> Any:

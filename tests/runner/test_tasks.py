@@ -183,6 +183,11 @@ CLASSIFY = {"name": "text-classification"}
         ("text\nx\n", {"model": {"architecture": "bertt"}}, "'bertt': transformers knows no such model"),
         ("text\nx\n", {"model": {"architecture": "vit"}}, "'vit': is not a language model"),
         ("text\nx\n", {"model": {"config": {**TINY, "max_position_embeddings": 16}}}, "has only 16 positions"),
+        (
+            "text\nx\n",
+            {"model": {"config": {"hidden_sise": 32}}},
+            "model.config.hidden_sise: a bert config has no such field",
+        ),
         ("text\nx\n", {"model": {"config": {**TINY, "hidden_size": 33}}}, "hidden size"),
         ("text\nx\n", {"data": {"max_length": 2}}, "leaves no room beside 2 special tokens"),
         (
