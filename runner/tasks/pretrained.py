@@ -83,7 +83,7 @@ def model_config(spec: Spec, tokenizer: Any, **extra: Any) -> Any:
         config = _load(AutoConfig, "model.pretrained", spec.pretrained(section.pretrained), **extra)
     else:
         ids = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
-        config = _new_config(section.architecture, {**ids, **extra})
+        config = _new_config(section.architecture, section.config, {**ids, **extra})
     if config.vocab_size < len(tokenizer):
         raise UsageError(f"model.config.vocab_size = {config.vocab_size}: the tokenizer has {len(tokenizer)} tokens")
     positions = getattr(config, "max_position_embeddings", None)
@@ -104,13 +104,13 @@ def build(auto_class: Any, spec: Spec, config: Any) -> Any:
         raise UsageError(f"model.architecture = {config.model_type!r}: {_first_line(error)}") from None
 
 
-def _new_config(architecture: str, fields: dict[str, Any]) -> Any:
+def _new_config(architecture: str, asked: dict[str, Any], fields: dict[str, Any]) -> Any:
     known = transformers.models.auto.CONFIG_MAPPING
     if architecture not in known:
         near = difflib.get_close_matches(architecture, list(known), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "a transformers model type, such as bert or gpt2"
         raise UsageError(f"model.architecture = {architecture!r}: transformers knows no such model", hint=hint)
-    _check_fields(AutoConfig.for_model(architecture), fields)
+    _check_fields(AutoConfig.for_model(architecture), asked)
     try:
         return AutoConfig.for_model(architecture, **fields)
     except (TypeError, ValueError) as error:
