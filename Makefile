@@ -13,7 +13,8 @@ help:
 	@echo "make assets  install the pretrained model and the reviews that examples/sentiment.toml uses"
 
 demo: $(READY)
-	$(BIN)/memdash run examples/demo.toml
+	@echo "Training under the dashboard. Later commands: $(BIN)/memdash ls, attach, ... (or first: . $(BIN)/activate)"
+	@$(BIN)/memdash run examples/demo.toml
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -28,7 +29,8 @@ $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "memdash needs Python 3.11 or newer: install python3, or call make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "memdash needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V): call make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,test,bench]'
+	@echo "Installing into $(VENV): a minute or two ..."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,test,bench]'
 	@touch $@
 
 clean:
