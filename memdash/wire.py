@@ -259,6 +259,8 @@ class CheckpointSaved(Message, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     duration_s: float
+    reason: str = ""
+    """Who wanted it: `command`, `schedule`, `best`, `end`, `out of memory`; empty when the script does not say."""
 
 
 class Notice(Message, frozen=True, kw_only=True):

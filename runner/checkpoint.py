@@ -106,12 +106,14 @@ class CheckpointStore:
         self._point_latest(name)
         return read_manifest(self.folder / name)
 
-    def remove_old(self) -> list[str]:
+    def remove_old(self, newest: Checkpoint) -> list[str]:
         """Keep the newest full ones that the schedule wanted; a note for each that could not be removed.
 
-        Only after a full one was committed, and only complete ones are counted: damaged ones push out no good one.
+        `newest` is a full one that was just committed: it is good, and stays whatever the others are named. Of the others
+        only complete ones are counted, so that a damaged one pushes out no good one.
         """
         wanted = [c for c in complete(self.folder) if c.kind == "full" and c.reason == "schedule"]
+        wanted.sort(key=lambda checkpoint: checkpoint.path != newest.path)
         return self.remove(wanted[self._keep_last :])
 
     def remove(self, checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -79,10 +79,10 @@ class Saving:
 
         with self._session.phase("saving"):
             saved = self._store.save(kind, state.progress.step, reason, state.need_bytes(kind, precision), fill)
-        self._session.checkpoint_saved(kind, str(saved.path), saved.size_bytes, time.monotonic() - began_s)
+        self._session.checkpoint_saved(kind, str(saved.path), saved.size_bytes, time.monotonic() - began_s, reason)
         if kind == "full":
             self._saved_s, self._failures, self._retry_s = self._trained_s(), 0, None
-            self._warn(self._store.remove_old())
+            self._warn(self._store.remove_old(saved))
         elif reason == "best":
             beaten = [old for old in self._bests() if old != saved.path]
             self._warn(self._store.remove([old for old in complete(self._store.folder) if old.path in beaten]))

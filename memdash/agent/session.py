@@ -178,7 +178,9 @@ class Session:
             )
         )
 
-    def checkpoint_saved(self, kind: wire.CheckpointKind, path: str, size_bytes: int, duration_s: float) -> None:
+    def checkpoint_saved(
+        self, kind: wire.CheckpointKind, path: str, size_bytes: int, duration_s: float, reason: str = ""
+    ) -> None:
         """Report a checkpoint that is complete on disk."""
         self.send(
             wire.CheckpointSaved(
@@ -189,6 +191,7 @@ class Session:
                 path=path,
                 size_bytes=size_bytes,
                 duration_s=duration_s,
+                reason=reason,
             )
         )
 

@@ -146,7 +146,8 @@ class Telemetry:
         self.advance(message)
         size, took = format_bytes(message.size_bytes), format_duration(message.duration_s)
         path = message.path.removeprefix(f"{self.state.run_dir}/")
-        self.journal("good", "checkpoint", f"{message.kind} checkpoint of {size} in {took}: {path}")
+        cause = f" ({message.reason})" if message.reason else ""
+        self.journal("good", "checkpoint", f"{message.kind} checkpoint of {size} in {took}{cause}: {path}")
         self.fanout.send(message)
 
     def _notice(self, message: wire.Notice) -> None:

@@ -73,6 +73,9 @@ def test_a_run_outlives_it(tmp_path: Path) -> None:
     assert "training goes on: no room for a checkpoint" in failures[0].text
     assert "File too large; it needs 1" in failures[0].text
     assert "are free" in failures[0].text
+    assert any(
+        "light checkpoint of" in entry.text and "(best)" in entry.text for entry in read_journal(directory.journal)
+    )
     saved = complete(directory.checkpoints)
     assert [(found.kind, found.reason) for found in saved] == [("light", "best")]
     assert {path.name for path in directory.checkpoints.iterdir()} == {"latest", saved[0].path.name}
@@ -118,4 +121,4 @@ def test_a_disk_with_room_for_the_checkpoint_but_not_for_the_pointer(small_disk:
     assert shutil.disk_usage(small_disk).free == 0
     assert complete(small_disk)[0] == newest
     assert (small_disk / "latest").read_text() == "step-00000001-full\n"
-    assert store.remove_old() == []
+    assert store.remove_old(newest) == []

@@ -37,8 +37,8 @@ def save_for_ever(folder: Path) -> None:
     step = max((found.step for found in complete(folder)), default=0)
     while True:
         step += 1
-        store.save("full", step, "schedule", 100_000, lambda staging, n=step: fill(staging, n))
-        store.remove_old()
+        saved = store.save("full", step, "schedule", 100_000, lambda staging, n=step: fill(staging, n))
+        store.remove_old(saved)
 
 
 def fill(staging: Staging, step: int) -> None:

@@ -55,10 +55,18 @@ def test_only_scheduled_full_ones_are_removed(tmp_path: Path) -> None:
         here.save("full", step, "schedule", 100, fill)
         here.save("light", step, "schedule", 100, fill)
     (tmp_path / "step-00000005-full" / "training.json").unlink()
-    assert here.remove_old() == []
+    assert here.remove_old(here.save("full", 6, "schedule", 100, fill)) == []
     full = [found.step for found in complete(tmp_path) if found.kind == "full"]
-    assert full == [4, 3, 1]  # the damaged one pushed none of the good ones out
+    assert full == [6, 4, 1]  # the damaged one pushed none of the good ones out
     assert len([found for found in complete(tmp_path) if found.kind == "light"]) == 4
+
+
+def test_the_one_just_saved_stays_whatever_the_others_are_named(tmp_path: Path) -> None:
+    """The training process was started by hand at an older checkpoint, so that no attempt tells new from old."""
+    here = store(tmp_path, keep_last=1)
+    for step in (8, 9, 2):
+        here.remove_old(here.save("full", step, "schedule", 100, fill))
+    assert [found.step for found in complete(tmp_path)] == [2]
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
