@@ -19,6 +19,7 @@ from memdash.errors import MemdashError
 from memdash.tui import messages, palette, plotting
 from memdash.tui.actions import Pending, pending_text
 from memdash.tui.board import Board
+from memdash.tui.crash import crash_report
 from memdash.tui.danger import Danger
 from memdash.tui.link import ClientLike, Link
 from memdash.tui.pace import NORMAL_S, next_period
@@ -69,6 +70,8 @@ class Dashboard(App[DashboardExit]):
         self.lost_text = ""
         self.error: MemdashError | None = None
         """Why there never was a connection."""
+        self.crash: Exception | None = None
+        """The error of our own that ended the dashboard."""
         self._status = ""
         self._left = False
         self._period_s = NORMAL_S
@@ -175,6 +178,14 @@ class Dashboard(App[DashboardExit]):
         """As `q`, on every screen."""
         self.leave()
 
+    # ---- the end ----
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual would print pages of locals over a shell that wants to know one thing: whether the run goes on."""
+        self.crash = self.crash or error
+        super()._handle_exception(error)
+        self._exit_renderables.clear()
+
     # ---- drawing ----
 
     def draw(self) -> None:
@@ -223,11 +234,16 @@ class Dashboard(App[DashboardExit]):
 
 
 def run_dashboard(run_id: str, connect: Callable[[], Awaitable[Client]] | None = None) -> DashboardExit:
-    """Show a run until someone leaves. Raises UsageError on a terminal that cannot, LinkError when nobody answers."""
+    """Show a run until someone leaves.
+
+    Raises UsageError on a terminal that cannot, LinkError when nobody answers, MemdashError when the dashboard broke.
+    """
     check_terminal()
     app = Dashboard(connect or (lambda: Client.connect(run_id)))
     with measured_on_stderr():
         left = app.run()
     if app.error is not None:
         raise app.error
+    if app.crash is not None:
+        raise crash_report(run_id, app.crash)
     return left or DashboardExit("detached", app.board.state)

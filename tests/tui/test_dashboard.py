@@ -514,3 +514,17 @@ async def test_a_storm_of_sizes() -> None:
         await pilot.resize_terminal(120, 40)
         await told(app, pilot, client)
         assert app.screen.query_one("#plot-rate", PlotView).plot is not None
+
+
+async def test_without_colours_it_lives_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    client = FakeClient()
+    app = dashboard_on(client)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause()  # nothing has come yet, and every pane is drawn all the same
+        await told(app, pilot, client, *LIFE)
+        for key in ("1", "2", "3", "4", "0", "b", "escape", "s", "escape", "question_mark", "escape"):
+            await pilot.press(key)
+        for widget in app.screen.query("PlotView, LinePane"):
+            segments = [segment for y in range(widget.size.height) for segment in widget.render_line(y)]
+            assert all(segment.style is not None for segment in segments), widget

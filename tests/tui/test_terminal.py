@@ -48,14 +48,14 @@ def supervisor() -> Iterator[subprocess.Popen[bytes]]:
 class Terminal:
     """A pseudo-terminal with a dashboard in it, and what a person would see on it."""
 
-    def __init__(self, columns: int = 100, rows: int = 30) -> None:
+    def __init__(self, columns: int = 100, rows: int = 30, before: str = "", **environment: str) -> None:
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", PYTHONPATH=str(ROOT), LANG="C.UTF-8")
-            os.execv(sys.executable, [sys.executable, "-c", SHOW])
+            os.environ.update(TERM="xterm-256color", PYTHONPATH=str(ROOT), LANG="C.UTF-8", **environment)
+            os.execv(sys.executable, [sys.executable, "-c", before + SHOW])
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.status: int | None = None
 
@@ -117,6 +117,39 @@ def test_a_person_looks_pauses_and_leaves(terminal: Terminal) -> None:
     assert terminal.status == 0
     assert b"left: detached" in terminal.raw
     assert b"\x1b[?1049l" in terminal.raw  # the shell's own screen is back
+
+
+def test_a_person_who_wants_no_colours_sees_it_too(supervisor: subprocess.Popen[bytes]) -> None:
+    terminal = Terminal(NO_COLOR="1")
+    wait_until(lambda: terminal.shows("running") and terminal.shows("512M┤"), "the plots")
+    terminal.press("q")
+    wait_until(terminal.ended, "the end")
+    assert b"left: detached" in terminal.raw
+
+
+BREAKS = """
+from memdash.tui.widgets.progress import ProgressLine
+def draw(self, board):
+    if board.state: raise ZeroDivisionError("of our own")
+ProgressLine.draw = draw
+"""
+
+
+def test_a_dashboard_that_breaks_says_so_in_a_line_and_leaves_the_run(
+    supervisor: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    terminal = Terminal(200, before=BREAKS, XDG_CACHE_HOME=str(tmp_path))
+    wait_until(terminal.ended, "the end")
+    assert terminal.status == 1
+    shell = terminal.raw.rpartition(b"\x1b[?1049l")[2].decode()
+    report = tmp_path / "memdash" / "dashboard-fake.txt"
+    assert (
+        f"MemdashError: the dashboard broke down (ZeroDivisionError: of our own); the traceback is in {report}" in shell
+    )
+    assert "the run is untouched" in shell
+    assert shell.count("\n") <= 2
+    assert "in draw" in report.read_text()
+    assert supervisor.poll() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

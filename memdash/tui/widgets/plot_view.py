@@ -28,7 +28,7 @@ class PlotView(Widget):
         self.plot: Plot | None = None
         self.reason = ""
         self._body: list[Strip] = []
-        self._head = Strip.blank(0)
+        self._head = Strip([])  # not a blank one: its segment has no style, and without colours Textual asks for it
         self._unpainted = False
         self.paints = 0
         """How often plotext was asked."""
