@@ -77,6 +77,8 @@ class SupervisedRun:
     def kill_all(self) -> None:
         """Leave nothing behind."""
         os.close(self._orders)
+        if not self.directory.path.exists():
+            return
         state = self.directory.state()
         for pid in (self.supervisor_pid(), state.pid if state else None):
             with contextlib.suppress(ProcessLookupError, TypeError):

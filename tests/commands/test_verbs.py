@@ -214,3 +214,16 @@ def test_sigterm_to_a_headless_run_stops_it_well(tmp_path):
     assert "SIGTERM: stopping the run after a full checkpoint" in rest
     assert process.returncode == ExitCode.STOPPED
     assert list_runs()[0].state().status == "stopped"
+
+
+def test_rm_deletes_runs_that_are_over_and_no_other(start_run, capsys):
+    live, over = start_run(run_id="live"), start_run(run_id="over")
+    over.order("e")
+    over.wait_for_end()
+    assert main(["rm", "over", "live"]) == ExitCode.USAGE
+    assert "live is live" in capsys.readouterr().err
+    assert over.directory.path.exists()
+    assert main(["rm", "over"]) == ExitCode.OK
+    assert "over: deleted" in capsys.readouterr().out
+    assert not over.directory.path.exists()
+    assert live.directory.path.exists()
