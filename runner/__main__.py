@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--resume", default="", metavar="CHECKPOINT", help="go on exactly from a full one: a path, a name, or `latest`"
     )
     start.add_argument("--warm-start", default="", metavar="CHECKPOINT", help="go on from the weights of any one")
+    parser.add_argument("--micro-batch", type=int, default=0, help="instead of the config's or the checkpoint's")
     options = parser.parse_args(arguments)
     session = Session()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,7 +47,7 @@ def _train(options: argparse.Namespace, session: Session) -> int:
     from runner.launch import prepare
     from runner.spec import read_spec
 
-    spec = read_spec(options.run_dir, options.base_dir, options.resume, options.warm_start)
+    spec = read_spec(options.run_dir, options.base_dir, options.resume, options.warm_start, options.micro_batch)
     outcome = prepare(spec, session).run()
     session.finish(outcome, "stopped on request" if outcome == "stopped" else "")
     return ExitCode.STOPPED if outcome == "stopped" else ExitCode.OK

@@ -62,6 +62,8 @@ def prepare(spec: Spec, session: Session) -> Loop:
     step = GroupStep(state, task, split, session, growth)
     if resumed:
         _restore(state, resumed, exact=bool(spec.resume), facts=facts, step=step, session=session)
+    if spec.micro_batch:
+        step.ask(spec.micro_batch)
     evaluation = Evaluation(state, task, session)
     saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts)
     saving.check_disk()

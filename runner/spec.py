@@ -24,6 +24,8 @@ class Spec:
     """A full checkpoint to go on from exactly: its directory, its name, `latest`, or nothing."""
     warm_start: str = ""
     """One whose weights to go on from."""
+    micro_batch: int = 0
+    """What this launch is to use whatever the config and the checkpoint say; nothing larger is tried later."""
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -44,11 +46,12 @@ class Spec:
         return text
 
 
-def read_spec(run_dir: Path, base_dir: Path, resume: str = "", warm_start: str = "") -> Spec:
+def read_spec(run_dir: Path, base_dir: Path, resume: str = "", warm_start: str = "", micro_batch: int = 0) -> Spec:
     """The spec of a launch, validated again. Raises UsageError, ConfigError."""
     path = run_dir / "config.json"
     try:
         table = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
-    return Spec(parse_config(table, base=base_dir), run_dir.absolute(), base_dir.absolute(), resume, warm_start)
+    config = parse_config(table, base=base_dir)
+    return Spec(config, run_dir.absolute(), base_dir.absolute(), resume, warm_start, micro_batch)

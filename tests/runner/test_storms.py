@@ -13,9 +13,11 @@ import torch
 
 from memdash.agent.session import Session
 from memdash.wire import SetBatchSplit
+from runner.launch import prepare
 from runner.loop import Loop
 from runner.oom import OutOfMemoryStop
 from runner.release import Release
+from runner.spec import read_spec
 from tests.runner.conftest import assert_bitwise
 from tests.runner.test_loop import Meddling, prepared
 
@@ -220,3 +222,16 @@ def test_the_way_back_leads_to_this_training_only(toy_run: Make) -> None:
     loop._rollback._fingerprint = {}
     with pytest.raises(OutOfMemoryStop):
         loop.run()
+
+
+def test_a_launch_may_be_told_its_micro_batch(toy_run: Make) -> None:
+    """As after a kill for want of memory: it holds over the checkpoint's, and nothing larger is tried again."""
+    run_dir = toy_run(train={"max_steps": 12, "grow_after": 1}, checkpoint={"at_end": "none", "every_steps": 2})
+    loop, session = torn_run(run_dir, {})
+    session.meddle = lambda: loop._state.progress.step < 2
+    assert loop.run() == "stopped"
+    loop.saving.save("full", "command")
+    spec = read_spec(run_dir, run_dir.parent, resume="latest", micro_batch=1)
+    session = Meddling()
+    assert prepare(spec, session).run() == "finished"
+    assert [report["micro_batch"] for report in session.reports] == [1] * 10
