@@ -40,7 +40,7 @@ def test_it_trains_to_the_end_without_a_supervisor(toy_run: Make) -> None:
     done = run_to_end(run_dir)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert "20 examples, 30 steps of 4 x 1 = 4" in done.stdout
-    assert "step 30/30  epoch 6" in done.stdout
+    assert "step 30/30 epoch 6" in done.stdout
     assert "evaluation after step 30: loss" in done.stdout
     assert set(checkpoints(run_dir)) == {"step-00000030-light"}
     assert verify(checkpoints(run_dir)["step-00000030-light"]).kind == "light"
