@@ -93,7 +93,8 @@ def _is_trained(config: RunConfig, state: wire.RunState | None, step: int) -> bo
     """Whether a run that has finished has no step left after this one."""
     if state is None or state.status != "finished":
         return False
-    return step >= (config.train.max_steps or max(1, math.ceil(config.train.epochs * state.steps_per_epoch)))
+    by_epochs = math.ceil(config.train.epochs * state.steps_per_epoch) or state.total_steps
+    return step >= (config.train.max_steps or by_epochs)
 
 
 def _say_so(directory: RunDirectory, state: wire.RunState | None) -> None:
