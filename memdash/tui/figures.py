@@ -99,7 +99,7 @@ def _headroom(board: Board, where: str) -> Figure:
     if headroom_bytes is None:
         return Figure(f"{where} headroom", "n/a", DIM, note)
     percent = format_percent(headroom_fraction(headroom_bytes, capacity_bytes))
-    value = f"{format_bytes(headroom_bytes)} {percent}"
+    value = f"{percent} {format_bytes(headroom_bytes)}"  # where it must be cut, the part that matters stays
     return Figure(f"{where} headroom", value, DANGER_COLOURS[board.dangers[where]], note)
 
 

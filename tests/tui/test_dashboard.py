@@ -528,3 +528,45 @@ async def test_without_colours_it_lives_as_well(monkeypatch: pytest.MonkeyPatch)
         for widget in app.screen.query("PlotView, LinePane"):
             segments = [segment for y in range(widget.size.height) for segment in widget.render_line(y)]
             assert all(segment.style is not None for segment in segments), widget
+
+
+@pytest.mark.parametrize("size", [(20, 12), (20, 3), (29, 40), (40, 7), (30, 8), (40, 10), (60, 15), (80, 24)])
+async def test_the_headroom_is_on_every_screen(size: tuple[int, int]) -> None:
+    client = FakeClient(*LIFE, scenes.host_sample(40, 5), scenes.step(41, 413, scenes.device(180, 301, 352)))
+    app = dashboard_on(client)
+    async with app.run_test(size=size) as pilot:
+        await told(app, pilot, client)
+        lines = screen_text(app)
+        if size[0] < 30 or size[1] < 8:
+            assert [line for line in lines if line.strip()] == [lines[0]]
+            assert lines[0].startswith("34%")
+            assert "● running" in lines[0]
+        else:
+            assert " 41% " in lines[2]
+            assert " 34% " in lines[3]
+            assert lines[-1].rstrip().endswith("q detach  ? help")
+            assert "●" not in lines[2]
+
+
+def screen_text(app: Dashboard) -> list[str]:
+    """What a person sees, line by line."""
+    return ["".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips()]
+
+
+@pytest.mark.parametrize("width", [30, 45, 60, 76, 80, 100, 110, 127, 160])
+@pytest.mark.parametrize("keys", [[], ["2"]])
+async def test_the_footer_keeps_the_way_out_and_the_help(width: int, keys: list[str]) -> None:
+    client = FakeClient(scenes.state(status="paused"))
+    app = dashboard_on(client)
+    async with app.run_test(size=(width, 24)) as pilot:
+        await told(app, pilot, client)
+        await pilot.press(*keys)
+        await told(app, pilot, client)
+        footer = screen_text(app)[-1]
+        assert "q detach" in footer
+        assert "? help" in footer
+        assert len(footer.rstrip()) < width
+        bar = app.screen.query_one(KeyBar)
+        assert bar.shown[-2:] == ["q", "?"]
+        if 60 <= width < 110:
+            assert ("0" in bar.shown) == bool(keys)

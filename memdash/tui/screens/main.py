@@ -19,6 +19,7 @@ from memdash.tui.screens.split import SplitScreen
 from memdash.tui.screens.stop import Save, StopScreen
 from memdash.tui.widgets.banner import Banner
 from memdash.tui.widgets.figures_view import FiguresView
+from memdash.tui.widgets.glance import Glance
 from memdash.tui.widgets.header import Header
 from memdash.tui.widgets.journal import JournalPane
 from memdash.tui.widgets.key_bar import KeyBar
@@ -39,8 +40,8 @@ class MainScreen(Screen[None]):
     """Header, progress, figures, plots, journal and output, keys."""
 
     AUTO_FOCUS = ""
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-medium")]
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (12, "-short"), (34, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-slim"), (30, "-narrow"), (100, "-medium")]
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (8, "-low"), (12, "-short"), (34, "-tall")]
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(action.key, f"ask('{action.name}')", action.label, show=False) for action in ACTIONS),
         *(Binding(str(index), f"view({index})", name, show=False) for index, name in enumerate(VIEWS)),
@@ -63,6 +64,7 @@ class MainScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Top to bottom."""
+        yield Glance(id="glance")
         yield Header(id="header")
         yield Banner(id="banner", classes="hidden")
         yield ProgressLine(id="progress")
@@ -85,6 +87,7 @@ class MainScreen(Screen[None]):
         """Bring every visible widget up to date; what has not changed costs next to nothing."""
         app, board = self.dashboard, self.dashboard.board
         clock_s, connected = app.clock(), app.link.connected
+        self.query_one(Glance).draw(board)
         self.query_one(Header).draw(board, clock_s, connected=connected)
         self.query_one(Banner).draw(board, app.lost_text)
         self.query_one(ProgressLine).draw(board)
@@ -114,6 +117,10 @@ class MainScreen(Screen[None]):
         for at, name in enumerate(VIEWS):
             self.set_class(at == self.view, f"-view-{name}")
         self.call_after_refresh(self.draw)
+
+    def action_next_view(self) -> None:
+        """For whoever clicks on the footer's hint."""
+        self.action_view((self.view + 1) % len(VIEWS))
 
     def action_span(self) -> None:
         """The next span of time."""

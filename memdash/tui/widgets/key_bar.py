@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from textual.content import Content
 from textual.widgets import Static
 
@@ -9,8 +11,23 @@ from memdash.tui.actions import ACTIONS, label, refusal
 from memdash.tui.board import Board
 from memdash.tui.palette import DIM, INFO, RULE
 
-_Key = tuple[str, str, str, bool]
-"""Key, label, Textual action, possible."""
+GAP = 2
+LONG_LABELS_FROM_WIDTH, ZOOM_FROM_WIDTH = 110, 128
+DROPPED_FIRST = ("1-4", "e", "P", "c", "C", "b", "p", "s", "0")
+"""Where there is no room; the way out and the help stay, and the help has them all."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    key: str
+    label: str
+    action: str
+    """Textual's."""
+    possible: bool = True
+
+    @property
+    def width(self) -> int:
+        return len(f"{self.key} {self.label}") + GAP
 
 
 class KeyBar(Static):
@@ -19,18 +36,23 @@ class KeyBar(Static):
     def __init__(self) -> None:
         super().__init__("", id="keys")
         self._keys: tuple[_Key, ...] = ()
-        self._extra = ""
+        self._shown: tuple[tuple[_Key, ...], str] = ((), "")
 
     @property
     def greyed(self) -> list[str]:
         """The keys that would be refused."""
-        return [key for key, _, _, possible in self._keys if not possible]
+        return [key.key for key in self._keys if not key.possible]
+
+    @property
+    def shown(self) -> list[str]:
+        """The keys for which there is room."""
+        return [key.key for key in self._shown[0]]
 
     def draw(self, board: Board, *, connected: bool, view: str, span: str) -> None:
         """Show what can be done now."""
-        wide = self.size.width >= 110
-        keys = tuple(
-            (
+        wide = self.size.width >= LONG_LABELS_FROM_WIDTH
+        self._keys = tuple(
+            _Key(
                 action.key,
                 label(action, board.state) if wide or action.name == "pause" else action.short,
                 f"screen.ask('{action.name}')",
@@ -38,21 +60,34 @@ class KeyBar(Static):
             )
             for action in ACTIONS
         )
-        leave = "leave" if board.is_over() else "detach"
-        keys += (("q", leave, "screen.leave", True), ("?", "help", "screen.help", True))
-        extra = f"1-4 {view}  w {span}{'  z zoom' if self.size.width >= 128 else ''}" if wide else ""
-        if (keys, extra) != (self._keys, self._extra):
-            self._keys, self._extra = keys, extra
-            self.update(self._content(), layout=False)
+        views = _Key("1-4", "views", "screen.next_view") if view == "all" else _Key("0", "all", "screen.view(0)")
+        others = (_Key("q", "leave" if board.is_over() else "detach", "screen.leave"), _Key("?", "help", "screen.help"))
+        extra = f"1-4 {view}  w {span}{'  z zoom' if self.size.width >= ZOOM_FROM_WIDTH else ''}" if wide else ""
+        keys = (*self._keys, *others) if wide else (*self._keys, views, *others)
+        shown = (fitting(keys, self.size.width - len(extra) + GAP), extra)
+        if shown != self._shown:
+            self._shown = shown
+            self.update(self._content(*shown), layout=False)
 
-    def _content(self) -> Content:
+    def _content(self, keys: tuple[_Key, ...], extra: str) -> Content:
         parts: list[Content | tuple[str, str]] = []
-        for key, text, action, possible in self._keys:
-            if possible:  # a link takes the widget's colour for links, whatever its own
-                parts.append(Content.from_markup(f"[bold {INFO}]{key}[/] [@click={action}]{text}[/]  "))
+        gap = " " * GAP
+        for key in keys:
+            if key.possible:  # a link takes the widget's colour for links, whatever its own
+                text = f"[bold {INFO}]{key.key}[/] [@click={key.action}]{key.label}[/]{gap}"
             else:
-                parts.append(Content.from_markup(f"[{RULE}]{key} {text}[/]  "))
-        used = sum(part.cell_length for part in parts if isinstance(part, Content))
-        parts.append((" " * max(0, self.size.width - used - len(self._extra)), ""))
-        parts.append((self._extra, DIM))
+                text = f"[{RULE}]{key.key} {key.label}[/]{gap}"
+            parts.append(Content.from_markup(text))
+        used = sum(key.width for key in keys)
+        parts.append((" " * max(0, self.size.width - used - len(extra)), ""))
+        parts.append((extra, DIM))
         return Content.assemble(*parts)
+
+
+def fitting(keys: tuple[_Key, ...], width: int) -> tuple[_Key, ...]:
+    """Those for which there is room; a key that leads back from a view is dropped late."""
+    for name in DROPPED_FIRST:
+        if sum(key.width for key in keys) <= width:
+            break
+        keys = tuple(key for key in keys if key.key != name)
+    return keys

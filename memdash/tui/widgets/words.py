@@ -36,3 +36,8 @@ def length(words: Words) -> int:
 def apart(left: Words, right: Words, width: int) -> Words:
     """`left` and `right` at the two ends of a line; what does not fit is cut from the right."""
     return (*left, (" " * max(1, width - length(left) - length(right)), ""), *right)
+
+
+def cut(text: str, width: int) -> str:
+    """At most `width` characters; an ellipsis says that there were more."""
+    return text if len(text) <= width else text[: width - 1] + "…" if width > 0 else ""
