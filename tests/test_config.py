@@ -57,7 +57,11 @@ MISTAKES = {
         "run.toml:2: `device.kind` = 'gpu': not a known value",
         "one of 'auto', 'cuda', 'cpu', 'simulated'",
     ),
-    "choice misspelt": ('[train]\nschedule = "cosin"\n', "'cosin': not a known value", "one of 'linear', 'cosine', 'constant'"),
+    "choice misspelt": (
+        '[train]\nschedule = "cosin"\n',
+        "'cosin': not a known value",
+        "one of 'linear', 'cosine', 'constant'",
+    ),
     "choice of another type": ("[device]\nkind = 3\n", "`device.kind` = 3: not a known value", "one of 'auto'"),
     "rows of what has none": ('[data]\nwhere = { lang = "en" }\n', "`python-docs` has no columns", ""),
     "no capacity": ('[device]\nkind = "simulated"\n', "a simulated device needs a capacity", "2GiB"),

@@ -14,10 +14,11 @@ from memdash.checkpoints import complete
 from memdash.host.sampler import HostSampler
 from memdash.locations import socket_path
 from memdash.store.run_directory import RunDirectory
+from memdash.supervisor.events import LinkChanged, RankExited, RankStarted
 from memdash.supervisor.output import OutputLog, python_error
 from memdash.supervisor.policy import Restart, after_failure
 from memdash.supervisor.ranks import RankProcess
-from memdash.supervisor.run_state import LinkChanged, RankExited, RankStarted, advance, is_final
+from memdash.supervisor.run_state import advance, is_final
 from memdash.supervisor.telemetry import Telemetry
 
 LAST_WORDS_S = 2.0  # a forked child of a dead process may hold its connection open for ever

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from memdash import wire
 from memdash.batching import BatchSplit
-from memdash.supervisor.run_state import CommandAccepted, CommandApplied, CommandFailed, refusal
+from memdash.supervisor.events import CommandAccepted, CommandApplied, CommandFailed
+from memdash.supervisor.run_state import refusal
 from memdash.supervisor.telemetry import Telemetry
 
 ACK_TIMEOUT_S = 120.0  # a command waits for the end of a step; slower steps get ten of them

@@ -25,10 +25,11 @@ from memdash.store.recorder import Recorder, recorded_hosts, recorded_ranks
 from memdash.store.run_directory import RunDirectory, RunRecord
 from memdash.supervisor.attempts import Attempts
 from memdash.supervisor.control import Control
+from memdash.supervisor.events import LinkChanged
 from memdash.supervisor.fanout import SLOW_BYTES, Viewer
 from memdash.supervisor.history import History
 from memdash.supervisor.output import OutputLog
-from memdash.supervisor.run_state import LinkChanged, is_final
+from memdash.supervisor.run_state import is_final
 from memdash.supervisor.server import Server
 from memdash.supervisor.telemetry import Telemetry
 

@@ -7,17 +7,15 @@ import pytest
 
 from memdash import wire
 from memdash.errors import ExitCode
-from memdash.supervisor.run_state import (
+from memdash.supervisor.events import (
     CommandAccepted,
     CommandApplied,
     CommandFailed,
     LinkChanged,
     RankExited,
     RankStarted,
-    advance,
-    outcome_exit_code,
-    refusal,
 )
+from memdash.supervisor.run_state import advance, outcome_exit_code, refusal
 
 ABLE = {command.__name__: "" for command in wire.COMMANDS}
 FIRST = wire.RunState(run_id="r", name="r")

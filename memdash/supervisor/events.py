@@ -1,0 +1,60 @@
+"""What happens to a run besides what its ranks say; each moves run_state.py (pure values)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memdash import wire
+
+
+@dataclass(frozen=True)
+class RankExited:
+    """A training process has ended and was waited for."""
+
+    time_s: float
+    exit_code: int | None
+    """Negative for a signal; None when another process was its parent."""
+    oom_kills: int = 0
+    """OOM kills that the kernel counted in our cgroups meanwhile."""
+    error: str = ""
+    """The last line of a Python traceback among its last output."""
+
+
+@dataclass(frozen=True)
+class RankStarted:
+    """A training process has been started."""
+
+    time_s: float
+    pid: int
+    attempt: int = 0
+    by_policy: bool = False
+    """Whether the supervisor launched it by itself after a failure."""
+
+
+@dataclass(frozen=True)
+class LinkChanged:
+    """A rank has connected, or its connection has ended."""
+
+    linked: bool
+    capabilities: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class CommandAccepted:
+    """A command was valid and is on its way to the ranks."""
+
+    command: wire.Command
+
+
+@dataclass(frozen=True)
+class CommandApplied:
+    """Every rank has done what a command says."""
+
+    command: wire.Command
+
+
+@dataclass(frozen=True)
+class CommandFailed:
+    """A command was refused by a rank or not answered in time."""
+
+    command: wire.Command
