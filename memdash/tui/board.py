@@ -27,6 +27,10 @@ class Board:
         self.last_checkpoint: wire.CheckpointSaved | None = None
         self.pending: dict[str, Pending] = {}
         self.dangers = {"host": Danger.NONE, "device": Danger.NONE}
+        self._recovering: dict[int, bool] = {}
+        """Ranks whose newest peak is that of a split which has been given up; whether the step after it has come."""
+        self._reported = 0
+        """Recoveries that were reported before the state counted them."""
 
     def start_over(self) -> None:
         """Forget all but the state: a supervisor sends the whole history to whoever connects."""
@@ -44,6 +48,9 @@ class Board:
                 self.host = host
             case wire.StepReport() | wire.MemorySample():
                 self._take_device(message)
+            case wire.OomReport(next_micro_batch=int()):
+                self._reported += 1
+                self._recovered(message.rank)
             case wire.CheckpointSaved():
                 self.last_checkpoint = message
             case wire.JournalEntry():
@@ -83,16 +90,27 @@ class Board:
         """The danger levels that were entered from below since the last call."""
         entered = []
         for where, before in self.dangers.items():
+            if self.is_over():
+                self.dangers[where] = Danger.NONE
+                continue
+            if where == "device" and self.series.tightest_rank() in self._recovering:
+                continue
             headroom_bytes, capacity_bytes = self.headroom(where)
             level = danger(before, headroom_fraction(headroom_bytes, capacity_bytes))
-            self.dangers[where] = Danger.NONE if self.is_over() else level
-            if self.dangers[where] > before and headroom_bytes is not None and capacity_bytes:
+            self.dangers[where] = level
+            if level > before and headroom_bytes is not None and capacity_bytes:
                 entered.append((where, level, warning(where, headroom_bytes, capacity_bytes, self.state)))
         return entered
 
     def _take_state(self, state: wire.RunState) -> None:
         if self.state is not None and state.attempt != self.state.attempt:
             self.devices.clear()
+            self._recovering.clear()
+        elif self.state is not None:
+            risen = state.num_recoveries - self.state.num_recoveries
+            if risen > self._reported:
+                self._recovered(0)
+            self._reported = max(0, self._reported - max(0, risen))
         self.state = state
 
     def _take_entry(self, entry: wire.JournalEntry) -> None:
@@ -102,6 +120,11 @@ class Board:
             del self._journal[min(self._journal)]
         self.journal_version += 1
 
+    def _recovered(self, rank: int) -> None:
+        """What was too large has been cut already: the peak that it left behind is nothing to warn of."""
+        for each in {rank, *self.devices}:
+            self._recovering.setdefault(each, False)
+
     def _take_device(self, report: wire.StepReport | wire.MemorySample) -> None:
         if report.memory is None:
             return
@@ -109,6 +132,9 @@ class Board:
             self.devices[report.rank] = wire.with_step_peak(report.memory, self.devices.get(report.rank))
             return
         self.devices[report.rank] = report.memory
+        if self._recovering.pop(report.rank, True) is False:  # the step that was tried again
+            self._recovering[report.rank] = True
+            return
         peak = report.memory.peak_allocated_bytes
         if peak is not None:
             self.peaks[report.micro_batch] = max(peak, self.peaks.get(report.micro_batch, 0))

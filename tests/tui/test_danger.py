@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from memdash import wire
 from memdash.tui.board import Board
 from memdash.tui.danger import Danger, danger, headroom_fraction, warning
 from memdash.units import MIB
@@ -59,6 +61,56 @@ def test_the_board_tells_each_level_once_and_for_both_memories() -> None:
     assert told == [("device", 1), ("device", 2), ("device", 1)]
     board.take(scenes.host_sample(9, 7.5))
     assert [(where, int(level)) for where, level, _ in board.alarms()] == [("host", 2)]
+
+
+def told(board: Board, *messages: wire.FromSupervisor) -> list[tuple[str, int]]:
+    """The alarms after each of these."""
+    levels = []
+    for message in messages:
+        board.take(message)
+        levels += [(where, int(level)) for where, level, _ in board.alarms()]
+    return levels
+
+
+OOM = wire.OomReport(
+    rank=0, time_s=scenes.T0, step=4, where="forward/backward", micro_batch=16, next_micro_batch=8, message="no room"
+)
+
+
+@pytest.mark.parametrize(
+    "noticed",
+    [
+        [OOM, scenes.state(num_ooms=1, num_recoveries=1)],
+        [scenes.state(num_ooms=1, num_recoveries=1), OOM],
+        [OOM],
+        [scenes.state(num_ooms=1, num_recoveries=1)],
+    ],
+    ids=["report, state", "state, report", "report", "state"],
+)
+def test_the_peak_of_a_split_that_was_given_up_is_nothing_to_warn_of(noticed: list[wire.FromSupervisor]) -> None:
+    board = Board()
+    high, sample = (
+        scenes.device(100, 511, 511),
+        wire.MemorySample(rank=0, seq=6, time_s=scenes.T0, step=5, memory=scenes.device(100, 100, 511)),
+    )
+    before = [scenes.state(), scenes.step(4, 4, scenes.device(100, 300, 511), micro_batch=16)]
+    assert told(board, *before, *noticed, sample, scenes.step(5, 5, high), sample) == []
+    assert board.peaks == {16: 300 * MIB}  # and it is not the peak of the smaller split
+    assert told(board, scenes.step(6, 6, scenes.device(100, 250, 511)), scenes.state(num_recoveries=1)) == []
+    assert told(board, scenes.step(7, 7, high)) == [("device", 2)]
+
+
+def test_an_error_that_ends_the_run_and_a_host_that_is_full_are_still_told() -> None:
+    board = Board()
+    fatal = msgspec.structs.replace(OOM, next_micro_batch=None)
+    assert told(board, scenes.state(), fatal, scenes.step(5, 5, scenes.device(100, 511, 511))) == [("device", 2)]
+    assert told(board, OOM, scenes.host_sample(6, 7.5)) == [("host", 2)]
+
+
+def test_a_danger_that_goes_on_after_the_recovery_is_told() -> None:
+    board, high = Board(), scenes.device(100, 511, 511)
+    assert told(board, scenes.state(), OOM, scenes.step(5, 5, high)) == []
+    assert told(board, scenes.step(6, 6, high)) == [("device", 2)]
 
 
 def test_a_run_that_is_over_raises_no_alarm() -> None:

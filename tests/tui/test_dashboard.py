@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -570,3 +571,41 @@ async def test_the_footer_keeps_the_way_out_and_the_help(width: int, keys: list[
         assert bar.shown[-2:] == ["q", "?"]
         if 60 <= width < 110:
             assert ("0" in bar.shown) == bool(keys)
+
+
+@pytest.mark.parametrize(
+    ("size", "keys", "words"),
+    [
+        ((80, 24), [], "journal ─ 1 memory  2 training  3 journal  4 output  w time  z zoom ─"),
+        ((60, 15), [], "journal ─ 1 memory  2 training  3 journal  4 output ─"),
+        ((40, 15), [], "journal ─────"),
+        ((80, 24), ["3"], "journal ─────"),
+        ((120, 40), [], "journal ─────"),  # the footer says it
+    ],
+)
+async def test_the_other_views_are_found(size: tuple[int, int], keys: list[str], words: str) -> None:
+    client = FakeClient(*LIFE)
+    app = dashboard_on(client)
+    async with app.run_test(size=size) as pilot:
+        await told(app, pilot, client)
+        await pilot.press(*keys)
+        await told(app, pilot, client)
+        assert [line for line in screen_text(app) if words in line]
+
+
+async def test_output_is_wrapped_to_what_is_seen() -> None:
+    client = FakeClient(scenes.state())
+    app = dashboard_on(client)
+    async with app.run_test(size=(40, 15)) as pilot:
+        await told(app, pilot, client)
+        await pilot.press("4")
+        line = "".join(chr(ord("a") + index % 26) for index in range(100))
+        await told(app, pilot, client, *(wire.OutputChunk(text=f"{line}\n") for _ in range(8)))
+        seen = "".join(row.rstrip("▁▂▃▄▅▆▇█ ") for row in screen_text(app)[5:-1])
+        assert line * 3 in seen
+        await pilot.press("3")
+        text = " ".join(f"w{index:03}" for index in range(40))
+        await told(app, pilot, client, *(scenes.entry(seq, seq, seq, text) for seq in range(4)))
+        words = re.findall(r"w\d+", " ".join(screen_text(app)[5:-1]))
+        assert len(words) > 30
+        assert all(len(word) == 4 for word in words)

@@ -22,7 +22,7 @@ from memdash.tui.widgets.figures_view import FiguresView
 from memdash.tui.widgets.glance import Glance
 from memdash.tui.widgets.header import Header
 from memdash.tui.widgets.journal import JournalPane
-from memdash.tui.widgets.key_bar import KeyBar
+from memdash.tui.widgets.key_bar import LONG_LABELS_FROM_WIDTH, KeyBar
 from memdash.tui.widgets.output import OutputPane
 from memdash.tui.widgets.plots_view import SPANS, PlotsView
 from memdash.tui.widgets.progress import ProgressLine
@@ -94,6 +94,8 @@ class MainScreen(Screen[None]):
         self.query_one(FiguresView).draw(board)
         plots = self.query_one(PlotsView)
         plots.draw(board, clock_s)
+        narrow = self.size.width < LONG_LABELS_FROM_WIDTH
+        self.query_one(JournalPane).hint(wanted=narrow and VIEWS[self.view] == "all")
         for pane in (self.query_one(JournalPane), self.query_one(OutputPane)):
             if pane.size.height:
                 pane.draw(board)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from memdash import wire
 from memdash.tui.axes import elapsed
 from memdash.tui.board import Board
-from memdash.tui.palette import FAINT, LEVEL_COLOURS, TEXT
+from memdash.tui.palette import DIM, FAINT, LEVEL_COLOURS, TEXT
 from memdash.tui.widgets.line_pane import LinePane, TextLine
 
+HINTS = (
+    "1 memory  2 training  3 journal  4 output  w time  z zoom",
+    "1 memory  2 training  3 journal  4 output",
+)
 _MARKS = {"info": "·", "good": "✓", "warning": "!", "error": "✗"}
 
 
@@ -17,6 +21,14 @@ class JournalPane(LinePane):
     def __init__(self) -> None:
         super().__init__("journal", id="journal")
         self._version = -1
+        self._title = ""
+
+    def hint(self, *, wanted: bool) -> None:
+        """Say in the title how the rest of the run is seen, where the footer has no room for it."""
+        hint = next((hint for hint in HINTS if wanted and len(hint) + 14 <= self.size.width), "")
+        title = f" journal [{DIM}]─ {hint}[/] " if hint else " journal "
+        if title != self._title:
+            self._title = self.border_title = title
 
     def draw(self, board: Board) -> None:
         """Show what the board has, if it is new."""

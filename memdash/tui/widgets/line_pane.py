@@ -35,7 +35,8 @@ class TextLine:
 class LinePane(ScrollView):
     """Lines of text, wrapped to the width."""
 
-    DEFAULT_CSS = "LinePane { height: 1fr; scrollbar-size: 1 1; overflow-x: hidden; }"
+    # the gutter is kept free: a scrollbar that appears later would lie on the last column of what is wrapped already
+    DEFAULT_CSS = "LinePane { height: 1fr; scrollbar-size: 1 1; scrollbar-gutter: stable; overflow-x: hidden; }"
 
     def __init__(self, title: str, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
