@@ -23,18 +23,50 @@ class Action:
     capability: str
     """The command's name in RunState.capabilities."""
     help_text: str
+    ability: str
+    """What a script that does not offer it cannot do."""
 
 
 ACTIONS: tuple[Action, ...] = (
-    Action("pause", "p", "pause", "pause", "Pause", "Pause before the next step, or go on; memory is kept."),
-    Action("release", "P", "free", "free", "Release", "Pause, and move the model to host memory: the device is free."),
-    Action("save_light", "c", "light ckpt", "light", "SaveCheckpoint", "Save the weights only."),
-    Action("save_full", "C", "full ckpt", "full", "SaveCheckpoint", "Save all that an exact resume needs."),
+    Action("pause", "p", "pause", "pause", "Pause", "Pause before the next step, or go on; memory is kept.", "pause"),
     Action(
-        "split", "b", "micro-batch", "batch", "SetBatchSplit", "Cut the same global batch into other micro-batches."
+        "release",
+        "P",
+        "free",
+        "free",
+        "Release",
+        "Pause and free the device: the model waits in host memory until you resume.",
+        "free the device",
     ),
-    Action("empty_cache", "e", "empty cache", "empty", "EmptyCache", "Give reserved but unused memory back."),
-    Action("stop", "s", "stop", "stop", "Stop", "End the run; asks first, and offers a checkpoint."),
+    Action("save_light", "c", "light ckpt", "light", "SaveCheckpoint", "Save the weights only.", "save checkpoints"),
+    Action(
+        "save_full",
+        "C",
+        "full ckpt",
+        "full",
+        "SaveCheckpoint",
+        "Save all that an exact resume needs.",
+        "save checkpoints",
+    ),
+    Action(
+        "split",
+        "b",
+        "micro-batch",
+        "batch",
+        "SetBatchSplit",
+        "Cut the same global batch into other micro-batches.",
+        "change its micro-batch",
+    ),
+    Action(
+        "empty_cache",
+        "e",
+        "empty cache",
+        "empty",
+        "EmptyCache",
+        "Give reserved but unused memory back.",
+        "empty the cache",
+    ),
+    Action("stop", "s", "stop", "stop", "Stop", "End the run; asks first, and offers a checkpoint.", "be stopped"),
 )
 
 
@@ -58,13 +90,20 @@ def refusal(action: Action, state: wire.RunState | None, *, linked: bool, pendin
         return f"already {already}"
     if state.status == "stopping":
         return "the run is stopping"
-    if action.name == "release" and resumes(state):
-        return f"already {state.status}"
     if action.name == "stop":
         return ""
     if not state.linked:
         return "the training process is not connected"
-    return state.capabilities.get(action.capability, f"this script does not offer {action.capability}")
+    if action.name == "release" and resumes(state) and not _lacking(action, state):
+        return f"already {state.status}"
+    return _lacking(action, state)
+
+
+def _lacking(action: Action, state: wire.RunState) -> str:
+    """The script's own reason why it cannot; that it never offered to is said in other words than the protocol's."""
+    unoffered = f"this script does not offer {action.capability}"
+    reason = state.capabilities.get(action.capability, unoffered)
+    return f"this script cannot {action.ability}" if reason == unoffered else reason
 
 
 def _pending_like(action: Action, pending: dict[str, Pending]) -> str:

@@ -34,9 +34,26 @@ def test_a_script_is_asked_only_for_what_it_offers(name: str) -> None:
     cannot = scenes.state(capabilities={action.capability: "this loader is a stream"})
     assert refusal(action, cannot, linked=True, pending={}) == "this loader is a stream"
     silent = scenes.state(capabilities={})
-    assert refusal(action, silent, linked=True, pending={}) == f"this script does not offer {action.capability}"
+    unoffered = scenes.state(capabilities={action.capability: f"this script does not offer {action.capability}"})
+    for state in (silent, unoffered):
+        reason = refusal(action, state, linked=True, pending={})
+        assert reason.startswith("this script cannot ")
+        assert action.capability not in reason
     away = scenes.state(linked=False)
     assert refusal(action, away, linked=True, pending={}) == "the training process is not connected"
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_freeing_the_device_is_called_the_same_everywhere(status: str) -> None:
+    free = BY_NAME["release"]
+    state = scenes.state(
+        status=status, capabilities={**scenes.CAPABLE, "Release": "this script does not offer Release"}
+    )
+    assert (label(free, state), free.short) == ("free", "free")
+    assert free.help_text.startswith("Pause and free the device")
+    assert refusal(free, state, linked=True, pending={}) == "this script cannot free the device"
+    able = scenes.state(status=status)
+    assert refusal(free, able, linked=True, pending={}) == ("already paused" if status == "paused" else "")
 
 
 def test_stop_needs_no_script() -> None:

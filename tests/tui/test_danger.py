@@ -93,7 +93,10 @@ def test_the_peak_of_a_split_that_was_given_up_is_nothing_to_warn_of(noticed: li
         scenes.device(100, 511, 511),
         wire.MemorySample(rank=0, seq=6, time_s=scenes.T0, step=5, memory=scenes.device(100, 100, 511)),
     )
-    before = [scenes.state(), scenes.step(4, 4, scenes.device(100, 300, 511), micro_batch=16)]
+    before: list[wire.FromSupervisor] = [
+        scenes.state(),
+        scenes.step(4, 4, scenes.device(100, 300, 511), micro_batch=16),
+    ]
     assert told(board, *before, *noticed, sample, scenes.step(5, 5, high), sample) == []
     assert board.peaks == {16: 300 * MIB}  # and it is not the peak of the smaller split
     assert told(board, scenes.step(6, 6, scenes.device(100, 250, 511)), scenes.state(num_recoveries=1)) == []
