@@ -157,18 +157,22 @@ def test_light_ones_may_be_smaller(toy_run: Make, precision: str, dtype: torch.d
     assert torch.equal(weights["mix.weight"], cast["mix.weight"].float())
 
 
-def test_a_light_one_in_half_precision_opens_with_from_pretrained(tmp_path: Path, toy_run: Make) -> None:
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
-
+def language_model(tmp_path: Path, toy_run: Make, **sections: Any) -> Path:
+    """A run of a BERT of two thousand parameters, with a tokenizer that is trained at the start."""
     (tmp_path / "texts.txt").write_text("\n\n".join(f"text number {n} about memory" for n in range(40)))
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    run_dir = toy_run(
+    return toy_run(
         task={"name": "language-modelling", "options": {}},
         model={"config": size},
         data={"source": "texts.txt", "vocab_size": 100, "max_length": 16},
-        train={"max_steps": 1},
-        checkpoint={"light_precision": "bf16"},
+        **sections,
     )
+
+
+def test_a_light_one_in_half_precision_opens_with_from_pretrained(tmp_path: Path, toy_run: Make) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    run_dir = language_model(tmp_path, toy_run, train={"max_steps": 1}, checkpoint={"light_precision": "bf16"})
     loop, _ = start(run_dir)
     loop.run()
     loop.saving.save("full", "command")
@@ -184,6 +188,17 @@ def test_a_light_one_in_half_precision_opens_with_from_pretrained(tmp_path: Path
         pairs = zip(exported.parameters(), model.parameters(), strict=True)
         assert all(torch.equal(left, right) for left, right in pairs)
         assert not {"training.json", "state.safetensors", "manifest.json"} & set(os.listdir(tmp_path / kind))
+
+
+def test_a_language_model_goes_on_bitwise_with_the_checkpoints_tokenizer(tmp_path: Path, toy_run: Make) -> None:
+    train, checkpoint = {"max_steps": 6, "eval_every": 2}, {"every_steps": 3, "at_end": "full"}
+    run_dir = language_model(tmp_path, toy_run, train=train, checkpoint=checkpoint)
+    start(run_dir)[0].run()
+    assert (run_dir / "checkpoints" / "step-00000003-full" / "tokenizer.json").is_file()
+    start(run_dir, resume="step-00000003-full")[0].run()
+    for name in ("model.safetensors", "state.safetensors", "training.json"):
+        calm, again = (run_dir / "checkpoints" / f"step-00000006-full{n}" / name for n in ("", "-2"))
+        assert calm.read_bytes() == again.read_bytes(), name
 
 
 def test_a_full_disk_is_tried_again_later_and_later(toy_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
