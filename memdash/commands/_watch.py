@@ -144,7 +144,7 @@ def progress_line(state: wire.RunState) -> str:
     if state.items_per_s is not None:
         parts.append(f"{format_count(state.items_per_s)} {state.item_name}/s")
     parts += [*_device_part(state), *_host_part(state)]
-    if state.eta_s is not None:
+    if state.eta_s:
         parts.append(f"ETA {format_duration(state.eta_s)}")
     if state.status not in ("running", "starting"):
         parts.append(state.status)
