@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual import work
-from textual.app import App
 from textual.binding import Binding
 from textual.theme import Theme
 
@@ -25,6 +24,7 @@ from memdash.tui.link import ClientLike, Link
 from memdash.tui.pace import NORMAL_S, next_period
 from memdash.tui.screens.main import MainScreen
 from memdash.tui.terminal import check_terminal, measured_on_stderr, on_hangup
+from memdash.tui.toasts import ToastingApp
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
@@ -53,7 +53,7 @@ class DashboardExit:
     """The last that was known."""
 
 
-class Dashboard(App[DashboardExit]):
+class Dashboard(ToastingApp[DashboardExit]):
     """One run on one terminal."""
 
     CSS_PATH = "dashboard.tcss"
@@ -128,7 +128,8 @@ class Dashboard(App[DashboardExit]):
     def on_command_answered(self, message: messages.CommandAnswered) -> None:
         """Every answer is a toast; the journal has it from the supervisor."""
         result = message.result
-        where = f" (step {result.applied_at_step:,})" if result.ok and result.applied_at_step is not None else ""
+        known = not result.ok or result.applied_at_step is None or "step" in result.text
+        where = "" if known else f" (step {result.applied_at_step:,})"
         title = result.command if result.ok else f"{result.command} was not done"
         self.notify(
             f"{result.text}{where}", title=title, severity="information" if result.ok else "error", markup=False
@@ -214,6 +215,8 @@ class Dashboard(App[DashboardExit]):
         while inbox:
             message = inbox.popleft()
             self.board.take(message)
+            if isinstance(message, wire.OomReport) and message.next_micro_batch is not None:
+                self.withdraw("device memory")  # what was warned of has come, and has been dealt with
             if isinstance(message, wire.CommandResult):
                 self.post_message(messages.CommandAnswered(message))
         self._notice_changes()

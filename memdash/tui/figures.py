@@ -11,9 +11,12 @@ from memdash.errors import PlanError
 from memdash.tui.board import Board
 from memdash.tui.danger import Danger, headroom_fraction
 from memdash.tui.palette import DANGER, DIM, GOOD, TEXT, WARNING
+from memdash.tui.series import smoothed_last
 from memdash.units import format_bytes, format_count, format_duration, format_percent
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d+)-(light|full)(?:-\d+)?")
+VALIDATION_LOSSES = ("loss", "eval_loss")
+"""What it is called in RunState.metrics: by us, and by transformers."""
 DANGER_COLOURS = {Danger.NONE: TEXT, Danger.LOW: WARNING, Danger.CRITICAL: DANGER}
 
 
@@ -73,24 +76,38 @@ def epoch_text(state: wire.RunState) -> str:
     return f"epoch {state.step / state.steps_per_epoch:.2f}" if state.steps_per_epoch else f"epoch {state.epoch}"
 
 
-def ending(state: wire.RunState) -> str:
-    """What became of the run, in one line."""
+def ending(board: Board) -> list[str]:
+    """What became of the run, the most important first."""
+    state = board.state
+    assert state is not None
     outcome = {
-        "finished": "finished",
-        "stopped": "stopped",
-        "failed": "failed",
-        "oom": "out of device memory",
-        "killed": "killed",
-        "lost": "lost: nobody saw how it ended",
+        "finished": "✓ finished",
+        "stopped": "■ stopped",
+        "failed": "✗ failed",
+        "oom": "✗ out of device memory",
+        "killed": "✗ killed",
+        "lost": "✗ lost: nobody saw how it ended",
     }.get(state.status, state.status)
-    parts = [f"{outcome} at step {state.step:,} of {state.total_steps:,}"]
-    if state.ended_s is not None:
-        parts.append(format_duration(state.ended_s - state.created_s))
-    if state.loss is not None and state.first_loss is not None:
-        parts.append(f"loss {state.first_loss:.3f} -> {state.loss:.3f}")
-    if state.exit_code:
-        parts.append(f"signal {-state.exit_code}" if state.exit_code < 0 else f"exit code {state.exit_code}")
-    return " · ".join(parts)
+    code = state.exit_code
+    return [
+        f"{outcome}: {state.status_reason}" if state.status_reason else outcome,
+        *([f"signal {-code}" if code < 0 else f"exit code {code}"] if code else []),
+        f"step {state.step:,} of {state.total_steps:,}",
+        *([format_duration(state.ended_s - state.created_s)] if state.ended_s is not None else []),
+        *_losses(board),
+    ]
+
+
+def _losses(board: Board) -> list[str]:
+    """From the first to the smoothed last one: the last batch alone may be far off."""
+    state = board.state
+    assert state is not None
+    last = state.smoothed_loss
+    if last is None:
+        last = smoothed_last(board.series["loss"])
+    said = [f"loss {state.first_loss:.3f} -> {last:.3f}"] if last is not None and state.first_loss is not None else []
+    validation = next((state.metrics[name] for name in VALIDATION_LOSSES if name in state.metrics), None)
+    return said if validation is None else [*said, f"validation loss {validation:.3f}"]
 
 
 def _headroom(board: Board, where: str) -> Figure:

@@ -13,6 +13,7 @@ from memdash import wire
 from memdash.buckets import BASE_BUCKET_S, Bucket, BucketSeries
 
 MIN_SPAN_S = 20.0  # a run of two seconds still gets an axis on which something can be read
+SMOOTHED_OVER, SMOOTHED_WEIGHT = 60, 0.1
 FINE_BUCKETS = 2400  # the last ten minutes at the base width, for a short window on a long run
 
 
@@ -71,6 +72,10 @@ class Track:
         """The newest value."""
         return self._whole.last
 
+    def newest(self, count: int) -> list[Bucket]:
+        """The last buckets, oldest first."""
+        return [bucket for _, bucket in self._whole.items()[-count:]]
+
     def add(self, time_s: float, value: float) -> None:
         """Take in one sample."""
         if not math.isfinite(value):
@@ -108,6 +113,15 @@ class Track:
                 _put(self._columns, index * BASE_BUCKET_S, window.width_s, bucket)
         if len(self._columns) > 2 * window.count:
             self._columns = {index: bucket for index, bucket in self._columns.items() if index >= window.start}
+
+
+def smoothed_last(track: Track) -> float | None:
+    """The end of a noisy series as the eye sees it: the mean of the last buckets, the newest weighing most."""
+    mean = None
+    for bucket in track.newest(SMOOTHED_OVER):
+        middle = (bucket.minimum + bucket.maximum) / 2
+        mean = middle if mean is None else mean + SMOOTHED_WEIGHT * (middle - mean)
+    return mean
 
 
 def _put(columns: dict[int, Bucket], time_s: float, width_s: float, bucket: Bucket) -> None:

@@ -15,7 +15,7 @@ from memdash.tui.screens.help import HelpScreen
 from memdash.tui.screens.main import MainScreen
 from memdash.tui.screens.split import SplitScreen
 from memdash.tui.screens.stop import StopScreen
-from memdash.tui.widgets.banner import Banner
+from memdash.tui.widgets.banner import Banner, banner_lines
 from memdash.tui.widgets.figures_view import FiguresView
 from memdash.tui.widgets.header import Header
 from memdash.tui.widgets.journal import JournalPane
@@ -345,11 +345,17 @@ async def test_ctrl_c_leaves_from_a_dialog_too() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"status": "finished", "step": 1200}, "✓ finished at step 1,200 of 1,200 · 2m00s · loss 9.128 -> 5.231"),
-        ({"status": "stopped", "status_reason": "asked for"}, "■ stopped at step 412"),
-        ({"status": "failed", "exit_code": 1, "status_reason": "ValueError: no"}, "exit code 1 · ValueError: no"),
-        ({"status": "oom", "exit_code": 12}, "✗ out of device memory"),
-        ({"status": "killed", "exit_code": -9, "status_reason": "by the kernel"}, "signal 9 · by the kernel"),
+        (
+            {"status": "finished", "step": 1200, "smoothed_loss": 4.3, "metrics": {"loss": 4.353}},
+            "✓ finished · step 1,200 of 1,200 · 2m00s · loss 9.128 -> 4.300 · validation loss 4.353 · q: leave",
+        ),
+        ({"status": "stopped", "status_reason": "asked for"}, "■ stopped: asked for · step 412 of 1,200"),
+        (
+            {"status": "failed", "exit_code": 1, "status_reason": "ValueError: no"},
+            "✗ failed: ValueError: no · exit code 1",
+        ),
+        ({"status": "oom", "exit_code": 12}, "✗ out of device memory · exit code 12"),
+        ({"status": "killed", "exit_code": -9, "status_reason": "by the kernel"}, "✗ killed: by the kernel · signal 9"),
         ({"status": "lost"}, "✗ lost: nobody saw how it ended"),
     ],
 )
@@ -609,3 +615,27 @@ async def test_output_is_wrapped_to_what_is_seen() -> None:
         words = re.findall(r"w\d+", " ".join(screen_text(app)[5:-1]))
         assert len(words) > 30
         assert all(len(word) == 4 for word in words)
+
+
+async def test_at_80_columns_the_end_is_told_in_two_lines_and_not_by_the_last_batch_alone() -> None:
+    client = FakeClient(*LIFE)
+    app = dashboard_on(client)
+    end = {"status": "stopped", "status_reason": "stop command, checkpoint full", "exit_code": 10, "loss": 3.0}
+    ended = scenes.state(ended_s=scenes.T0 + 120, metrics={"eval_loss": 4.353}, **end)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await told(app, pilot, client, ended)
+        lines = [line.strip() for line in screen_text(app)]
+        assert lines[1] == "■ stopped: stop command, checkpoint full · exit code 10 · step 412 of 1,200"
+        assert re.fullmatch(r"2m00s · loss 9.128 -> 5\.\d+ · validation loss 4.353 · q: leave", lines[2])
+        assert lines[3].startswith("step 412/1,200")
+        await pilot.resize_terminal(140, 24)
+        await told(app, pilot, client)
+        assert screen_text(app)[2].strip().startswith("step 412/1,200")
+
+
+@pytest.mark.parametrize("width", range(1, 90, 4))
+def test_a_banner_is_two_lines_at_most(width: int) -> None:
+    lines = banner_lines(["✗ failed: " + "a reason in many words " * 9, "exit code 1", "step 1,200 of 1,200"], width)
+    assert len(lines) <= 2
+    assert all(len(line) <= width for line in lines)
+    assert width < 3 or lines[-1].endswith("…")

@@ -6,12 +6,13 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
-from textual.screen import ModalScreen
+from textual.containers import Vertical
 
 from memdash import wire
 from memdash.errors import ExitCode
 from memdash.tui.actions import ACTIONS
 from memdash.tui.palette import DANGER, DIM, GOOD, INFO, LOSS, LOSS_RAW, PEAK, PROCESS_TREE, TEXT, WARNING, WORKING_SET
+from memdash.tui.screens.dialog import Dialog
 from memdash.tui.widgets.line_pane import LinePane, TextLine
 
 if TYPE_CHECKING:
@@ -37,17 +38,17 @@ _COLOURS = (
 )
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """Scrolls; any of escape, q and ? leaves it."""
 
     BINDINGS = [("escape,q,question_mark", "dismiss", "back")]
 
     def compose(self) -> ComposeResult:
         """One scrolling text."""
-        pane = LinePane("help", id="help", classes="dialog")
-        pane.border_title = "help"
-        pane.border_subtitle = "↑↓ scroll · escape: back"
-        yield pane
+        with Vertical(id="help", classes="dialog") as dialog:
+            dialog.border_title = "help"
+            dialog.border_subtitle = "↑↓ scroll · escape: back"
+            yield LinePane("help")
 
     def on_mount(self) -> None:
         """From the top."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from textual import on
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from memdash.batching import BatchSplit, divisors
 from memdash.errors import PlanError
 from memdash.tui.palette import DANGER, DIM, FAINT, GOOD, INFO, TEXT
+from memdash.tui.screens.dialog import Dialog
 from memdash.tui.widgets.words import Words, WordsView
 from memdash.units import format_bytes
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 9
 
 
-class SplitScreen(ModalScreen[int | None]):
+class SplitScreen(Dialog[int | None]):
     """Answers with a micro-batch, or None."""
 
     BINDINGS = [

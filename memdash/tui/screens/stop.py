@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 
 from memdash import wire
 from memdash.tui.palette import DIM, FAINT, INFO, TEXT
+from memdash.tui.screens.dialog import Dialog
 from memdash.tui.widgets.words import Words, WordsView
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _CHOICES: tuple[tuple[str, Save, str, str], ...] = (
 )
 
 
-class StopScreen(ModalScreen[Save | None]):
+class StopScreen(Dialog[Save | None]):
     """Answers with what to save, or None to let the run go on."""
 
     BINDINGS = [

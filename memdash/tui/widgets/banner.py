@@ -1,13 +1,18 @@
-"""The line that cannot be missed: how the run ended, or that its supervisor is lost."""
+"""The line or two that cannot be missed: how the run ended, or that its supervisor is lost."""
 
 from __future__ import annotations
+
+import textwrap
 
 from memdash.tui.board import Board
 from memdash.tui.figures import ending
 from memdash.tui.palette import BACKGROUND, STATUS_COLOURS, WARNING
 from memdash.tui.widgets.words import WordsView
 
-_MARKS = {"finished": "✓", "stopped": "■"}
+MAX_LINES = 2
+_BETWEEN = " · "
+LEAVE = " · q: leave"
+"""Where it costs no line; the footer says it too."""
 
 
 class Banner(WordsView):
@@ -15,17 +20,24 @@ class Banner(WordsView):
 
     def draw(self, board: Board, lost: str) -> None:
         """Show the end of the run, or `lost`."""
-        text, colour = "", WARNING
+        parts, colour = lost.split(_BETWEEN) if lost else [], WARNING
         if board.state is not None and board.is_over():
-            text, colour = self._end(board), STATUS_COLOURS[board.state.status]
-        elif lost:
-            text = f" {lost}"
-        self.set_class(not text, "hidden")
+            parts, colour = ending(board), STATUS_COLOURS[board.state.status]
+        self.set_class(not parts, "hidden")
         width = self.size.width or self.app.size.width
-        self.show(tuple((line.ljust(width)[:width], f"bold {BACKGROUND} on {colour}") for line in text.split("\n")))
+        lines = banner_lines(parts, max(1, width - 2))
+        if lines and board.is_over() and len(lines[-1]) + len(LEAVE) + 2 <= width and not lines[-1].endswith("…"):
+            lines[-1] += LEAVE
+        self.styles.height = max(1, len(lines))
+        words = [(f" {line}".ljust(width)[:width], f"bold {BACKGROUND} on {colour}") for line in lines]
+        self.show(tuple(word for line in words for word in (("\n", ""), line))[1:])
 
-    def _end(self, board: Board) -> str:
-        assert board.state is not None
-        mark = _MARKS.get(board.state.status, "✗")
-        reason = f" · {board.state.status_reason}" if board.state.status_reason else ""
-        return f" {mark} {ending(board.state)}{reason} · q: leave"
+
+def banner_lines(parts: list[str], width: int) -> list[str]:
+    """Two lines at most, cut at the end; only the first part, which may be a long reason, is broken between words."""
+    glued = [part.replace(" ", "\u00a0") for part in parts[1:]]
+    text = _BETWEEN.join([*parts[:1], *glued])
+    lines = textwrap.wrap(
+        text, width, max_lines=MAX_LINES, placeholder=" …" if width > 2 else "", break_on_hyphens=False
+    )
+    return [line.replace("\u00a0", " ").removeprefix("· ").removesuffix(" ·") for line in lines]
