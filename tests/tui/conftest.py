@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,11 @@ from memdash import wire
 from memdash.tui import plotting
 from memdash.tui.app import Dashboard
 from tests.tui import scenes
+
+if TYPE_CHECKING:
+    from textual.pilot import Pilot
+
+    from memdash.tui.app import DashboardExit
 
 os.environ.pop("NO_COLOR", None)  # it turns every colour of a snapshot to grey
 NOW = scenes.T0 + 120.0
@@ -77,3 +83,17 @@ async def until(predicate: Callable[[], object], timeout_s: float = 10.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not predicate():  # noqa: ASYNC110 - any predicate will do
             await asyncio.sleep(0.01)
+
+
+async def told(app: Dashboard, pilot: Pilot[DashboardExit], client: FakeClient, *says: wire.FromSupervisor) -> None:
+    """The supervisor says something, and the dashboard has drawn it."""
+    client.say(*says)
+    await until(lambda: client._queue.empty() and not app.link.inbox)
+    await pilot.pause()
+    app.draw()
+    await pilot.pause()
+
+
+def screen_text(app: Dashboard) -> list[str]:
+    """What a person sees, line by line."""
+    return ["".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips()]

@@ -8,8 +8,7 @@ from textual.widgets._toast import Toast
 from memdash import wire
 from memdash.tui.app import Dashboard
 from tests.tui import scenes
-from tests.tui.conftest import FakeClient, dashboard_on
-from tests.tui.test_dashboard import screen_text, told
+from tests.tui.conftest import FakeClient, dashboard_on, screen_text, told
 
 LIFE = scenes.life(20.0)
 NARROW, WIDE = (80, 24), (120, 40)

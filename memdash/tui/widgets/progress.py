@@ -5,7 +5,7 @@ from __future__ import annotations
 from memdash.tui.board import Board
 from memdash.tui.figures import epoch_text, progress
 from memdash.tui.palette import DIM, RULE, STATUS_COLOURS, TEXT
-from memdash.tui.widgets.words import WordsView, length
+from memdash.tui.widgets.words import Words, WordsView, length
 from memdash.units import format_duration, format_percent
 
 MIN_BAR = 8
@@ -23,8 +23,11 @@ class ProgressLine(WordsView):
         done = progress(state)
         left = ((f"step {state.step:,}", f"bold {TEXT}"), (f"/{state.total_steps:,}  ", DIM))
         eta = "" if board.is_over() else f"  ETA {format_duration(state.eta_s)}"
-        right = ((f"  {format_percent(done)}", f"bold {TEXT}"), (f"  {epoch_text(state)}", DIM), (eta, TEXT))
-        room = max(MIN_BAR, self.size.width - length(left) - length(right))
+        percent, epoch = (f"  {format_percent(done)}", f"bold {TEXT}"), (f"  {epoch_text(state)}", DIM)
+        right: Words = (percent, epoch, (eta, TEXT))
+        if length(left) + length(right) + MIN_BAR > self.size.width:  # the time left matters more than the epoch
+            right = (percent, (eta, TEXT))
+        room = max(1, self.size.width - length(left) - length(right))
         self.show((*left, *bar(done, room, STATUS_COLOURS[state.status]), *right))
 
 
