@@ -1,7 +1,7 @@
 """Tensors on disk in the safetensors format, written one tensor at a time.
 
-`safetensors.torch.save_file` holds all bytes of all tensors in host memory before it writes the first; this writer holds
-those of one. Reading is left to safetensors.
+`safetensors.torch.save_file` holds host copies of all tensors of a device before it writes the first; this writer holds one.
+Reading is left to safetensors.
 """
 
 from __future__ import annotations
