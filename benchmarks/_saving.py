@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,8 +103,8 @@ class Ours(Saver):
         need = self.state.need_bytes(self.kind, self.cast)
         step = self.state.progress.step
         write = self.state.write
-        store.save(self.kind, step, "schedule", need, lambda staging: write(staging, self.kind, rng, {}, self.cast))
-        store.remove_old()
+        fill = partial(write, kind=self.kind, rng=rng, facts={}, cast=self.cast)
+        store.remove_old(store.save(self.kind, step, "schedule", need, fill))
 
     def make_durable(self) -> None:
         """It is."""

@@ -86,7 +86,7 @@ class Saving:
         elif reason == "best":
             beaten = [old for old in self._bests() if old != saved.path]
             self._warn(self._store.remove([old for old in complete(self._store.folder) if old.path in beaten]))
-        return f"{kind} checkpoint of {format_bytes(saved.size_bytes)} at {saved.path}"
+        return f"{kind} checkpoint of {format_bytes(saved.size_bytes)} at {saved.path.parent.name}/{saved.path.name}"
 
     # ---- without being asked ----
 

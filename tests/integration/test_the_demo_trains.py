@@ -65,7 +65,7 @@ def test_an_oom_is_rehearsed_and_survived():
 @pytest.mark.parametrize(
     ("override", "code", "message"),
     [
-        ("model.pretrained=nobody/no-such-model", ExitCode.FAILED, "nobody/no-such-model"),
+        ("model.pretrained=nobody/no-such-model", ExitCode.USAGE, "nobody/no-such-model"),
         ("device.capacity=1MiB", ExitCode.OUT_OF_MEMORY, "the model does not fit the device of 1.00 MiB"),
     ],
 )
@@ -73,7 +73,8 @@ def test_what_cannot_train_says_why_in_one_line(override, code, message, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     done, directory = run("demo.toml", override)
     assert done.returncode == code, done.stdout + done.stderr
-    verdict = done.stdout.splitlines()[-1]
+    *_, verdict, advice = done.stdout.splitlines()
     assert message in verdict
+    assert f"memdash logs {directory.run_id}" in advice
     assert "Traceback" not in done.stdout
     assert "Traceback" not in directory.output.read_text()
