@@ -144,6 +144,13 @@ class OnFailureSection(Section, frozen=True, kw_only=True):
     """Further attempts in all, from the last full checkpoint; with half the micro-batch where memory was the killer."""
 
 
+class BudgetSection(Section, frozen=True, kw_only=True):
+    """What an attempt may use."""
+
+    wall: str = ""
+    """Time, such as `8h50m`, pauses left out: a full checkpoint is saved and the attempt stopped before it is over."""
+
+
 class RunConfig(Section, frozen=True, kw_only=True):
     """A whole config file."""
 
@@ -155,6 +162,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
     device: DeviceSection = DeviceSection()
     checkpoint: CheckpointSection = CheckpointSection()
     on_failure: OnFailureSection = OnFailureSection()
+    budget: BudgetSection = BudgetSection()
 
     @property
     def micro_batch(self) -> int:
@@ -237,6 +245,7 @@ SECTIONS: dict[str, type[Section]] = {
         DeviceSection,
         CheckpointSection,
         OnFailureSection,
+        BudgetSection,
     )
 }
 

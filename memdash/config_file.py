@@ -25,7 +25,7 @@ from memdash.config import (
     table_name,
 )
 from memdash.errors import ConfigError, PlanError
-from memdash.units import parse_bytes
+from memdash.units import parse_bytes, parse_duration
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -214,6 +214,8 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
             "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
         )
     _check_capacity(device, fail)
+    if config.budget.wall:
+        _check_wall(config.budget.wall, fail)
     if task.name not in BUILT_IN_TASKS:
         if ":" not in task.name:
             near = difflib.get_close_matches(task.name, BUILT_IN_TASKS, n=1, cutoff=0.3)
@@ -237,6 +239,13 @@ def _check_capacity(device: DeviceSection, fail: Any) -> None:
                 fail("device.capacity", device.capacity, "must be more than 0")
     elif device.kind == "simulated":
         fail("device.capacity", "", "a simulated device needs a capacity", 'such as capacity = "2GiB"')
+
+
+def _check_wall(wall: str, fail: Any) -> None:
+    try:
+        parse_duration(wall)
+    except ValueError as error:
+        fail("budget.wall", wall, str(error))
 
 
 def _check_own_task(name: str, base: Path | None, fail: Any) -> None:

@@ -53,6 +53,8 @@ class ExitCode(IntEnum):
     """The kernel's OOM killer killed the training process."""
     LOST = 15
     """The training process is gone and nobody saw how it ended."""
+    OUT_OF_TIME = 16
+    """The run was stopped, after a full checkpoint, because its wall budget was used up; `--resume` continues it."""
     INTERRUPTED = 130
     """Ctrl-C in a foreground command; a run that it watched goes on."""
 

@@ -405,6 +405,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """Attempts that the supervisor has launched by itself after a failure."""
     num_checkpoints: int = 0
     last_checkpoint: str = ""
+    longest_save_s: float | None = None
+    """What the slowest full checkpoint of this run took."""
     dropped_samples: int = 0
     """Samples that the training process dropped rather than wait."""
     capabilities: dict[str, str] = {}
@@ -414,6 +416,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """The outcome that the training process named in its Goodbye; empty when it never said one."""
     exit_code: int | None = None
     """Of the training process; negative for a signal."""
+    out_of_time: bool = False
+    """Whether this attempt's wall budget is used up."""
     oom_killed: bool = False
     """Whether the kernel's OOM killer ended it."""
     run_dir: str = ""

@@ -25,7 +25,13 @@ class SupervisedRun:
     """A run whose rank does what the test says."""
 
     def __init__(
-        self, tmp_path: Path, run_id: str, options: tuple[str, ...], argv: list[str] | None, restarts: int = 0
+        self,
+        tmp_path: Path,
+        run_id: str,
+        options: tuple[str, ...],
+        argv: list[str] | None,
+        restarts: int = 0,
+        wall_s: float = 0,
     ) -> None:
         self.fifo = tmp_path / f"{run_id}.fifo"
         os.mkfifo(self.fifo)
@@ -37,6 +43,7 @@ class SupervisedRun:
             argv=argv or fake_rank.command(self.fifo, *options),
             cwd=str(tmp_path),
             restarts=restarts,
+            wall_s=wall_s,
         )
         self.directory: RunDirectory = create_run(record, config_json=b"{}", config_toml="", parent=runs_dir())
         launch_supervisor(self.directory)
@@ -90,8 +97,10 @@ def start_run(tmp_path: Path) -> Iterator[Callable[..., SupervisedRun]]:
     """Starts runs and kills what is left of them."""
     runs: list[SupervisedRun] = []
 
-    def start(*options: str, run_id: str = "fake", argv: list[str] | None = None, restarts: int = 0) -> SupervisedRun:
-        runs.append(SupervisedRun(tmp_path, run_id, options, argv, restarts))
+    def start(
+        *options: str, run_id: str = "fake", argv: list[str] | None = None, restarts: int = 0, wall_s: float = 0
+    ) -> SupervisedRun:
+        runs.append(SupervisedRun(tmp_path, run_id, options, argv, restarts, wall_s))
         return runs[-1]
 
     yield start

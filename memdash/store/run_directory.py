@@ -39,6 +39,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     world_size: int = 1
     restarts: int = 0
     """Further attempts that the supervisor may launch by itself when one has failed."""
+    wall_s: float = 0.0
+    """Seconds that an attempt may take, pauses left out; 0 = no limit."""
     memdash_version: str = ""
 
 

@@ -40,6 +40,11 @@ class LinkChanged:
 
 
 @dataclass(frozen=True)
+class WallBudgetSpent:
+    """This attempt has no time left but for a full checkpoint."""
+
+
+@dataclass(frozen=True)
 class CommandAccepted:
     """A command was valid and is on its way to the ranks."""
 

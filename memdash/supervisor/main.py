@@ -24,6 +24,7 @@ from memdash.store.journal import read_journal
 from memdash.store.recorder import Recorder, recorded_hosts, recorded_ranks
 from memdash.store.run_directory import RunDirectory, RunRecord
 from memdash.supervisor.attempts import Attempts
+from memdash.supervisor.budget import WallBudget
 from memdash.supervisor.control import Control
 from memdash.supervisor.events import LinkChanged
 from memdash.supervisor.fanout import SLOW_BYTES, Viewer
@@ -78,6 +79,7 @@ class _Supervisor:
         self._server = Server(self, socket_path(self.run_id))
         self._attempts = Attempts(directory, self._telemetry, self._output, lambda: bool(self._server.ranks))
         self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
+        self._budget = WallBudget(self._telemetry, self._control, self._record.wall_s)
         self._backfills: set[asyncio.Task[None]] = set()
         self._idle_since_s = time.monotonic()
         self._had_viewer = False
@@ -142,6 +144,7 @@ class _Supervisor:
         self._read_output()
         self._attempts.watch(now_s)
         self._control.tick(now_s)
+        self._budget.tick(now_s, time.time())
         self._telemetry.tick(time.time())
         for viewer in self._telemetry.fanout.recovered():
             viewer.dropped = 0

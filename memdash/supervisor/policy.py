@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from memdash import wire
 from memdash.batching import next_smaller
 
 STABLE_S = 60.0  # an attempt that dies sooner and without progress has a fault that another attempt will meet again
+
+
+SAVE_MARGIN_S = 20.0  # for a full checkpoint, as long as none has been timed
+SLACK = 2.0  # a save on a busy disk takes this many times the longest one seen
+SURE_AFTER_STEPS = 20  # before that, the pace of a run says little about its end
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,19 @@ def after_failure(state: wire.RunState, *, restarts: int, allowed: int) -> Resta
     if smaller is None:
         return GiveUp(f"not restarted: memory ran out at micro-batch {state.micro_batch}, and there is no smaller one")
     return Restart(smaller, f"{count}, memory ran out: micro-batch {state.micro_batch} -> {smaller}")
+
+
+def wall_budget(state: wire.RunState, now_s: float, wall_s: float) -> Literal["enough", "short", "stop"]:
+    """Whether an attempt fits its wall budget: `short` when it will not finish in it, `stop` when saving must begin.
+
+    Time spent paused does not count, but while paused the run is not stopped either: nothing of it would be lost.
+    """
+    if not wall_s or state.started_s is None or state.status not in ("starting", "running"):
+        return "enough"
+    left_s = wall_s - (now_s - state.started_s - state.paused_s)
+    save_s = SAVE_MARGIN_S if state.longest_save_s is None else max(1.0, SLACK * state.longest_save_s)
+    step_s = state.step_time_s or 0.0
+    if left_s <= save_s + 2 * step_s:  # a command waits for the end of a step, and that may have just begun
+        return "stop"
+    steps = state.step - state.start_step
+    return "short" if steps >= SURE_AFTER_STEPS and state.eta_s is not None and state.eta_s > left_s else "enough"

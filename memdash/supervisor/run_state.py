@@ -17,6 +17,7 @@ from memdash.supervisor.events import (
     LinkChanged,
     RankExited,
     RankStarted,
+    WallBudgetSpent,
 )
 from memdash.wire import RunState, RunStatus
 
@@ -66,6 +67,8 @@ def outcome_exit_code(state: RunState) -> ExitCode:
     """What `memdash run --headless` exits with when the run has ended like this."""
     if state.status == "killed" and state.oom_killed:
         return ExitCode.HOST_OOM
+    if state.status == "stopped" and state.out_of_time:
+        return ExitCode.OUT_OF_TIME
     if state.status == "failed" and state.exit_code == ExitCode.USAGE:
         return ExitCode.USAGE
     return {
@@ -96,6 +99,7 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         ended_s=None,
         exit_code=None,
         oom_killed=False,
+        out_of_time=False,
         pid=event.pid,
         paused_s=0.0,
         paused_since_s=None,
@@ -204,7 +208,12 @@ def _resplit(state: RunState, micro_batch: int) -> RunState:
 
 
 def _checkpoint_saved(state: RunState, message: wire.CheckpointSaved) -> RunState:
-    return _set(state, num_checkpoints=state.num_checkpoints + 1, last_checkpoint=message.path)
+    state = _set(state, num_checkpoints=state.num_checkpoints + 1, last_checkpoint=message.path)
+    return (
+        _set(state, longest_save_s=max(state.longest_save_s or 0.0, message.duration_s))
+        if message.kind == "full"
+        else state
+    )
 
 
 def _command_accepted(state: RunState, event: CommandAccepted) -> RunState:
@@ -237,6 +246,10 @@ def _goodbye(state: RunState, message: wire.Goodbye) -> RunState:
     return _set(state, phase="ending", status_reason=message.reason, last_words=message.outcome)
 
 
+def _out_of_time(state: RunState, event: WallBudgetSpent) -> RunState:
+    return _set(state, out_of_time=True)
+
+
 def _rank_exited(state: RunState, event: RankExited) -> RunState:
     status, reason = _verdict(state, event)
     return _set(
@@ -260,7 +273,10 @@ def _verdict(state: RunState, event: RankExited) -> tuple[RunStatus, str]:
     if code == ExitCode.USAGE:
         return "failed", state.status_reason or "the config asks for what cannot be done"
     if said == "stopped" or code == ExitCode.STOPPED:
-        return "stopped", state.status_reason or "stopped on request"
+        return (
+            "stopped",
+            "the wall budget is used up" if state.out_of_time else state.status_reason or "stopped on request",
+        )
     if said == "oom" or code == ExitCode.OUT_OF_MEMORY:
         return "oom", state.status_reason or "out of device memory"
     if code is None and said != "failed":
@@ -289,6 +305,7 @@ def signal_name(number: int) -> str:
 _TRANSITIONS: dict[type, Any] = {
     RankStarted: _rank_started,
     RankExited: _rank_exited,
+    WallBudgetSpent: _out_of_time,
     LinkChanged: _link_changed,
     CommandAccepted: _command_accepted,
     CommandApplied: _command_applied,

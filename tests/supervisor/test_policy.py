@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memdash import wire
-from memdash.supervisor.policy import GiveUp, Restart, after_failure
+from memdash.supervisor.policy import SAVE_MARGIN_S, GiveUp, Restart, after_failure, wall_budget
 
 FAILED = {
     "status": "failed",
@@ -77,3 +77,34 @@ def test_it_never_loops():
     while isinstance(after_failure(state, restarts=restarts, allowed=5), Restart):
         restarts += 1
         assert restarts <= 5
+
+
+RUNNING = {"status": "running", "started_s": 1000.0, "step": 100, "step_time_s": 2.0, "eta_s": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "elapsed_s", "verdict"),
+    [
+        ({}, 10, "enough"),
+        ({}, 3600 - SAVE_MARGIN_S - 5, "short"),
+        ({}, 3600 - SAVE_MARGIN_S - 4, "stop"),
+        ({"eta_s": 5000.0}, 10, "short"),
+        ({"eta_s": 5000.0, "step": 10}, 10, "enough"),  # too early to tell
+        ({"eta_s": 5000.0, "step": 110, "start_step": 100}, 10, "enough"),
+        ({"longest_save_s": 100.0}, 3600 - 204, "stop"),
+        ({"longest_save_s": 0.1}, 3600 - 5, "stop"),
+        ({"longest_save_s": 0.1}, 3600 - 6, "short"),
+        ({"paused_s": 1000.0}, 3600, "enough"),
+        ({"status": "paused"}, 9999, "enough"),
+        ({"status": "stopping"}, 9999, "enough"),
+        ({"status": "finished"}, 9999, "enough"),
+        ({"status": "starting", "started_s": None}, 9999, "enough"),
+    ],
+)
+def test_wall_budget(changes, elapsed_s, verdict):
+    state = wire.RunState(run_id="r", name="r", **{**RUNNING, **changes})
+    assert wall_budget(state, 1000.0 + elapsed_s, 3600.0) == verdict
+
+
+def test_no_wall_budget():
+    assert wall_budget(wire.RunState(run_id="r", name="r", **RUNNING), 1e9, 0.0) == "enough"
