@@ -129,7 +129,7 @@ def test_a_checkpoint_saved_in_an_evaluation_is_of_the_moment_before_it(toy_run:
 
     session.meddle = save_once
     loop._evaluation.run(2)
-    path = Path(saved[0].split(" at ")[1])
+    path = loop.saving._store.folder / Path(saved[0].split(" at ")[1]).name
     assert torch.equal(_read(path / "state.safetensors", "rng.")["rng.torch"], before.cpu)
     assert read_training(path)["progress"]["step"] == 0
     assert torch.equal(torch.get_rng_state(), before.cpu)

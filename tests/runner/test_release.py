@@ -216,13 +216,14 @@ def test_a_run_obeys_while_it_is_released(toy_run: Callable[..., Path], swept: N
         wire.Resume(command_id="d"),
     ]
     session = Commanded({2: commands})
-    paused = finished(toy_run("paused", **sections), session)
+    run_dir = toy_run("paused", **sections)
+    paused = finished(run_dir, session)
     assert_bitwise(paused, calm)
     assert [(ack.command_id, ack.error) for ack in session.acks] == [(name, "") for name in "abcd"]
     assert session.acks[0].result.startswith("paused at step 2; gave back ")
     assert session.acks[2].result == "2 x 2 = 4"
     assert max(session.allocated[:3]) < 10_000 < session.allocated[3]
-    saved = verify(Path(session.acks[1].result.split(" at ")[1]))
+    saved = verify(run_dir / session.acks[1].result.split(" at ")[1])
     assert (saved.step, saved.kind) == (2, "full")
 
 
