@@ -69,19 +69,26 @@ class Control:
         if pause.depth == "release" and not (released := self._give_way(pause)):
             return True
         self._ack(pause, result=f"paused at step {session.step}" + (f"; {released}" if released else ""))
+        waits_for_room = False
         with session.phase("paused"):
             while True:
                 try:
                     command = self._commands.get(timeout=HEARTBEAT_S)
                 except queue.Empty:
                     session.sample_memory()
+                    if waits_for_room and not self._come_back():
+                        return True
                     continue
                 if isinstance(command, wire.Resume):
-                    if released and not self._come_back(command):
+                    trouble = self._come_back() if released else ""
+                    if trouble:
+                        waits_for_room = True
+                        self._ack(command, error=f"still paused, and goes on by itself once there is room: {trouble}")
                         continue
                     self._ack(command, result=f"resumed after step {session.step}")
                     return True
                 if isinstance(command, wire.Pause):
+                    waits_for_room = False
                     self._ack(command, result=f"already paused at step {session.step}")
                 elif not self._obey(command):
                     return False
@@ -96,15 +103,14 @@ class Control:
             self._ack(pause, error=f"not paused: {error}")
             return ""
 
-    def _come_back(self, resume: wire.Resume) -> bool:
-        """Take the device's memory again; False when it is not there, and the run stays paused."""
+    def _come_back(self) -> str:
+        """Take the device's memory again; why not, when it is not there, and then all is as it was."""
         assert self._restore is not None
         try:
             self._session.notice(self._restore())
         except (MemdashError, OSError, RuntimeError) as error:
-            self._ack(resume, error=f"still paused: {error}")
-            return False
-        return True
+            return str(error) or type(error).__name__
+        return ""
 
     def _obey(self, command: wire.Command) -> bool:
         """Carry out one command and ack it; False when it was a Stop that succeeded."""

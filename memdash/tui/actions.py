@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,6 +136,11 @@ def simple_command(action: Action, state: wire.RunState | None, command_id: str)
         return wire.EmptyCache(command_id=command_id)
     assert action.name in ("save_light", "save_full"), action.name
     return wire.SaveCheckpoint(command_id=command_id, kind="light" if action.name == "save_light" else "full")
+
+
+def command_name(kind: str) -> str:
+    """`SaveCheckpoint` -> `save checkpoint`: a message's type as a person says it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
 
 
 def pending_text(command: wire.Command, state: wire.RunState | None) -> str:

@@ -16,7 +16,7 @@ from memdash import wire
 from memdash.client import Client
 from memdash.errors import MemdashError
 from memdash.tui import messages, palette, plotting
-from memdash.tui.actions import Pending, pending_text
+from memdash.tui.actions import Pending, command_name, pending_text
 from memdash.tui.board import Board
 from memdash.tui.crash import crash_report
 from memdash.tui.danger import Danger
@@ -130,7 +130,8 @@ class Dashboard(ToastingApp[DashboardExit]):
         result = message.result
         known = not result.ok or result.applied_at_step is None or "step" in result.text
         where = "" if known else f" (step {result.applied_at_step:,})"
-        title = result.command if result.ok else f"{result.command} was not done"
+        name = command_name(result.command)
+        title = name if result.ok else f"{name}: not done"
         self.notify(
             f"{result.text}{where}", title=title, severity="information" if result.ok else "error", markup=False
         )

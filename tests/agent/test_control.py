@@ -9,6 +9,7 @@ import pytest
 from memdash import wire
 from memdash.agent.memory import no_device
 from memdash.agent.session import Session
+from tests.conftest import wait_until
 
 
 class Loop:
@@ -162,7 +163,7 @@ def test_a_run_whose_memory_was_taken_stays_paused(loop):
     loop.put(wire.Pause(command_id="1", depth="release"), wire.Resume(command_id="2"), wire.Resume(command_id="3"))
     assert loop.session.obey()
     assert loop.acks()[1:] == [
-        ("2", "", "still paused: CUDA out of memory"),
+        ("2", "", "still paused, and goes on by itself once there is room: CUDA out of memory"),
         ("3", "resumed after step 7", ""),
     ]
 
@@ -180,3 +181,44 @@ def test_outside_memdash_a_session_does_nothing():
     assert session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
     session.finish()
     assert session.step == 1
+
+
+def crowded(loop, tries_in_vain: int) -> list[str]:
+    """A device that others hold for so many tries; what was done."""
+    done: list[str] = []
+
+    def restore() -> str:
+        done.append("try")
+        if len(done) <= tries_in_vain:
+            raise RuntimeError("CUDA out of memory")
+        return "took 5 GiB"
+
+    loop.session.on_release(lambda: "gave 5 GiB", restore)
+    return done
+
+
+def test_a_resume_waits_for_the_memory_to_be_there(loop, monkeypatch):
+    from memdash.agent import control
+
+    monkeypatch.setattr(control, "HEARTBEAT_S", 0.01)
+    done = crowded(loop, tries_in_vain=3)
+    loop.put(wire.Pause(command_id="1", depth="release"), wire.Resume(command_id="2"))
+    assert loop.session.obey()  # nobody asks again
+    assert done == ["try"] * 4
+    assert any(isinstance(m, wire.Notice) and m.text == "took 5 GiB" for m in loop.sent)
+
+
+def test_a_pause_while_it_waits_keeps_it_paused(loop, monkeypatch):
+    from memdash.agent import control
+
+    monkeypatch.setattr(control, "HEARTBEAT_S", 0.01)
+    done = crowded(loop, tries_in_vain=1)
+    loop.put(wire.Pause(command_id="1", depth="release"), wire.Resume(command_id="2"), wire.Pause(command_id="3"))
+    thread = threading.Thread(target=loop.session.obey)
+    thread.start()
+    wait_until(lambda: sum(isinstance(m, wire.MemorySample) for m in loop.sent) >= 5, "some heartbeats")
+    assert done == ["try"]
+    loop.put(wire.Resume(command_id="4"))
+    thread.join(20)
+    assert not thread.is_alive()
+    assert done == ["try"] * 2

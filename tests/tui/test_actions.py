@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memdash import wire
-from memdash.tui.actions import ACTIONS, Action, Pending, label, pending_text, refusal, simple_command
+from memdash.tui.actions import ACTIONS, Action, Pending, command_name, label, pending_text, refusal, simple_command
 from memdash.tui.pace import NORMAL_S, SLOWEST_S, next_period
 from tests.tui import scenes
 
@@ -143,3 +143,14 @@ def test_a_slow_terminal_slows_the_drawing_down_and_a_quick_one_wins_it_back() -
     for _ in range(20):
         period = next_period(period, 0.0)
     assert period == NORMAL_S
+
+
+def test_commands_are_named_as_a_person_says_them() -> None:
+    assert [command_name(command.__name__) for command in wire.COMMANDS] == [
+        "pause",
+        "resume",
+        "set batch split",
+        "save checkpoint",
+        "empty cache",
+        "stop",
+    ]

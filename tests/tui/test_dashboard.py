@@ -9,6 +9,7 @@ import pytest
 from memdash import wire
 from memdash.errors import LinkError, SupervisorNotRunning, VersionMismatch
 from memdash.tui import messages
+from memdash.tui.actions import command_name
 from memdash.tui.app import Dashboard, DashboardExit
 from memdash.tui.screens.help import HelpScreen
 from memdash.tui.screens.main import MainScreen
@@ -147,7 +148,7 @@ async def test_a_key_sends_its_command_shows_it_pending_and_then_the_answer(
             command_id=sent.command_id, command=command.__name__, ok=True, applied_at_step=413, text="done"
         )
         await told(app, pilot, client, answer)
-        assert toasts(app)[-1] == f"{command.__name__}: done (step 413)"
+        assert toasts(app)[-1] == f"{command_name(command.__name__)}: done (step 413)"
         assert pending not in app.screen.query_one(Header).text
         assert [name for name in chain.names() if name.startswith("Command")] == ["CommandSent", "CommandAnswered"]
 
@@ -190,7 +191,7 @@ async def test_a_refusal_by_the_supervisor_is_shown_as_one() -> None:
         await told(app, pilot, client)
         result = wire.CommandResult(command_id="other", command="Pause", ok=False, text="rank 1 did not answer [2 s]")
         await told(app, pilot, client, result)
-        assert toasts(app) == ["Pause was not done: rank 1 did not answer [2 s]"]
+        assert toasts(app) == ["pause: not done: rank 1 did not answer [2 s]"]
 
 
 @pytest.mark.parametrize(

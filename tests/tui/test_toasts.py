@@ -58,8 +58,8 @@ async def test_a_danger_stays_longer(size: tuple[int, int], longest_s: float) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("paused at step 299", "Pause: paused at step 299"),
-        ("done", "Pause: done (step 299)"),
+        ("paused at step 299", "pause: paused at step 299"),
+        ("done", "pause: done (step 299)"),
     ],
 )
 async def test_the_step_is_said_once(text: str, said: str) -> None:
@@ -88,7 +88,7 @@ async def test_a_dialog_is_not_covered_and_says_itself_what_went_wrong(key: str,
         text = "\n".join(screen_text(app))
         assert "rank 1 is late" not in text
         if size[1] >= 24:
-            assert "Pause was not done: rank 1 is away" in text
+            assert "pause: not done: rank 1 is away" in text
 
 
 async def test_where_there_is_one_line_it_stays() -> None:
