@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from memdash.errors import UsageError
 from memdash.store.run_directory import RunDirectory, find_run
 from memdash.supervisor.launch import dismiss_supervisor, is_supervised
 from memdash.supervisor.ranks import RankProcess
+from memdash.units import parse_duration
 
 INVARIANT = ("run", "task", "model", "data", "train.global_batch")
 """What a run cannot change between two attempts: its position in the data would mean other examples."""
@@ -41,6 +43,7 @@ def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory,
         return directory, ()
     if changed and not dry:
         directory.replace_config(as_json(config), state.attempt if state else 0)
+        directory.replace_record(msgspec.structs.replace(directory.record(), **limits(config)))
     # What was asked for, not what was chosen: the training process passes over the same ones and tells the journal.
     return directory, ("--resume" if args.resume else "--warm-start", asked)
 
@@ -49,6 +52,12 @@ def still_open(directory: RunDirectory) -> UsageError:
     """The error of a run that something still holds."""
     hint = f"close it, or wait some seconds; a paused run goes on with: memdash resume {directory.run_id}"
     return UsageError(f"{directory.run_id} is open: it is running, or a dashboard shows it", hint=hint)
+
+
+def limits(config: RunConfig) -> dict[str, Any]:
+    """What the supervisor, and not the training process, heeds of a config."""
+    wall = config.budget.wall
+    return {"restarts": config.on_failure.restart, "wall_s": parse_duration(wall) if wall else 0.0}
 
 
 def as_json(config: RunConfig) -> bytes:

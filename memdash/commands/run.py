@@ -103,9 +103,9 @@ def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
     import sys
 
     from memdash import __version__
+    from memdash.commands._going_on import limits
     from memdash.locations import runs_dir
     from memdash.store.run_directory import RunRecord, new_run_id
-    from memdash.units import parse_duration
 
     run_id = new_run_id(config.run.name)
     base = path.parent.resolve()
@@ -117,8 +117,7 @@ def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
         created_s=time.time(),
         argv=trainer,
         cwd=str(base),
-        restarts=config.on_failure.restart,
-        wall_s=parse_duration(config.budget.wall) if config.budget.wall else 0.0,
+        **limits(config),
         memdash_version=__version__,
     )
     return record, parent

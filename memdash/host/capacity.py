@@ -19,10 +19,8 @@ class Capacity:
     limit_bytes: int
     source: str
     """The file that names the limit."""
-    group: Path | None = None
-    """The cgroup directory whose limit binds; None when the machine itself does."""
-    version: int = 0
-    """1 or 2 for a cgroup, 0 for the machine."""
+    level: CgroupLevel | None = None
+    """The cgroup whose limit binds; None when the machine itself does."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,11 @@ class CgroupLevel:
         return self.path / ("memory.current" if self.version == 2 else "memory.usage_in_bytes")
 
     @property
+    def inactive_field(self) -> str:
+        """Page cache that can be given back, by its name in memory.stat, descendants included."""
+        return "inactive_file" if self.version == 2 else "total_inactive_file"
+
+    @property
     def events_file(self) -> Path:
         """Where `oom_kill` is counted."""
         return self.path / ("memory.events" if self.version == 2 else "memory.oom_control")
@@ -58,11 +61,11 @@ def effective_capacity(pid: int | str = "self", root: Path = Path("/")) -> Capac
     for level in cgroup_levels(pid, root):
         limit = level.limit_bytes()
         if limit is not None and limit <= best.limit_bytes:  # a tie goes to the outer one: it kills all of us
-            best = Capacity(limit, str(level.limit_file), level.path, level.version)
+            best = Capacity(limit, str(level.limit_file), level)
         if level.version == 1:
             hidden = read_field(level.path / "memory.stat", "hierarchical_memory_limit")
             if hidden is not None and hidden < min(best.limit_bytes, NO_LIMIT):  # an ancestor outside our namespace
-                best = Capacity(hidden, f"{level.path}/memory.stat: hierarchical_memory_limit", level.path, 1)
+                best = Capacity(hidden, f"{level.path}/memory.stat: hierarchical_memory_limit", level)
     return best
 
 

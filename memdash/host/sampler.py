@@ -64,11 +64,10 @@ class HostSampler:
 
 def working_set_bytes(capacity: Capacity) -> int:
     """What counts against the capacity and cannot be reclaimed: usage less inactive page cache."""
-    if capacity.group is not None:
-        usage = _number(capacity.group / ("memory.current" if capacity.version == 2 else "memory.usage_in_bytes"))
-        inactive = "inactive_file" if capacity.version == 2 else "total_inactive_file"
+    if (level := capacity.level) is not None:
+        usage = _number(level.usage_file)
         if usage is not None:
-            return max(0, usage - (read_field(capacity.group / "memory.stat", inactive) or 0))
+            return max(0, usage - (read_field(level.path / "memory.stat", level.inactive_field) or 0))
     available_kib = read_field(Path("/proc/meminfo"), "MemAvailable:")
     if available_kib is not None:
         return capacity.limit_bytes - available_kib * 1024

@@ -1,6 +1,6 @@
 """The directory of one run: what lies where, how it is made, found and listed.
 
-run.json          what the run is: id, name, what is started; written once
+run.json          what the run is: id, name, what is started; changed by `--set` on a resume
 config.json       the resolved config; config.toml is the user's file as it was
 state.json        the last RunState, replaced whole
 journal.jsonl     commands, acks, state changes, alerts; append-only
@@ -94,6 +94,10 @@ class RunDirectory:
         path = self.path / "state.json"
         return _read(path, wire.RunState) if path.exists() else None
 
+    def replace_record(self, record: RunRecord) -> None:
+        """What the next attempt is started as. Raises OSError."""
+        replace_file(self.path / "run.json", msgspec.json.format(msgspec.json.encode(record)))
+
     def replace_config(self, config_json: bytes, attempt: int) -> None:
         """Another config for the next attempt; the one before is kept as `config-ATTEMPT.json`. Raises OSError."""
         os.replace(self.path / "config.json", self.path / f"config-{attempt}.json")
@@ -121,7 +125,7 @@ def create_run(record: RunRecord, *, config_json: bytes, config_toml: str, paren
         directory.checkpoints.mkdir()
         replace_file(path / "config.json", config_json)
         replace_file(path / "config.toml", config_toml.encode())
-        replace_file(path / "run.json", msgspec.json.format(msgspec.json.encode(record)))
+        directory.replace_record(record)
     except OSError as error:
         raise UsageError(
             f"cannot make the run directory {path}: {error}", hint="set run.dir or MEMDASH_RUNS_DIR"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from memdash.host.capacity import cgroup_levels, effective_capacity, oom_kills, read_field
+from memdash.host.sampler import working_set_bytes
 
 GIB = 1 << 30
 V2_MOUNT = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -113,3 +114,27 @@ def test_this_machine_has_a_capacity():
     capacity = effective_capacity("self")
     assert capacity.limit_bytes > 100 << 20
     assert capacity.source
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "mounts", "files"),
+    [
+        (
+            "0::/a\n",
+            V2_MOUNT,
+            {"a/memory.max": f"{GIB}", "a/memory.current": "700", "a/memory.stat": "inactive_file 200\n"},
+        ),
+        (
+            "4:memory:/a\n",
+            V1_MOUNT,
+            {
+                "memory/a/memory.limit_in_bytes": f"{GIB}",
+                "memory/a/memory.usage_in_bytes": "700",
+                "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+            },
+        ),
+    ],
+    ids=["v2", "v1"],
+)
+def test_the_working_set_leaves_out_what_can_be_given_back(tmp_path, cgroup, mounts, files):
+    assert working_set_bytes(effective_capacity(7, tree(tmp_path, cgroup, mounts, files))) == 500

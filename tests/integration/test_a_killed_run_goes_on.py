@@ -111,6 +111,7 @@ def test_another_config_for_the_next_attempt(config: Path) -> None:
     assert not (directory.path / "config-0.json").exists()
 
     changes = ["train.max_steps=30", "train.micro_batch=3", "train.learning_rate=0.002", "checkpoint.at_end=light"]
+    changes += ["on_failure.restart=2", "budget.wall=1h"]
     more = call("run", "--resume", directory.run_id, "--headless", *(w for c in changes for w in ("--set", c)))
     assert more.returncode == ExitCode.OK, more.stdout + more.stderr
     words = "resumed from step-00000020-full at step 20; not bitwise, because total_steps and learning_rate changed"
@@ -118,6 +119,7 @@ def test_another_config_for_the_next_attempt(config: Path) -> None:
     state = directory.state()
     assert state is not None
     assert (state.attempt, state.step, state.micro_batch) == (1, 30, 3)
+    assert (directory.record().restarts, directory.record().wall_s) == (2, 3600.0)
     assert json.loads((directory.path / "config-0.json").read_bytes())["train"]["max_steps"] == 20
 
     (directory.checkpoints / "step-00000030-light" / "manifest.json").unlink()

@@ -24,8 +24,8 @@ def test_a_run_that_cannot_be_saved_is_not_stopped(start_run):
     run = start_run("--failing-save", wall_s=SAVE_MARGIN_S + 1)
     run.wait_for_journal("the wall budget of 21s is used up")
     run.wait_for_journal("not stopped")
-    run.order("s")
     wait_until(lambda: run.directory.state().status == "running", "the run to go on")
+    assert run.directory.state().num_checkpoints == 0
 
 
 def test_a_run_that_will_not_finish_in_time_is_warned_of(start_run):
@@ -33,3 +33,4 @@ def test_a_run_that_will_not_finish_in_time_is_warned_of(start_run):
     wait_until(lambda: "training fake" in " ".join(run.journal()), "the rank")
     run.order("s" * 30)
     run.wait_for_journal("will not finish in its wall budget of 10m00s")
+    assert run.status() == "running"

@@ -71,8 +71,8 @@ async def test_fifty_viewers_at_once(start_run, watch):
     watchers = [await watch(run) for _ in range(50)]
     await watchers[0].state(lambda state: state.linked, "the rank's connection")
     run.order("s" * 20)
-    for watcher in watchers:
-        await watcher.state(lambda state: state.step == 20, "step 20")
+    states = [await watcher.state(lambda state: state.step == 20, "step 20") for watcher in watchers]
+    assert {state.dropped_samples for state in states} == {0}
 
 
 async def test_a_flood_of_output_blocks_nobody_and_stays_bounded(start_run, watch):
