@@ -135,9 +135,9 @@ class Attempts:
             self._telemetry.journal("warning", "state", decision.why)
             self._start(ended.attempt + 1, self._restart_arguments(decision), by_policy=True)
             return
-        self._telemetry.advance(exited)
-        if decision.why:
+        if decision.why:  # before the end is told: whoever follows a run leaves then
             self._telemetry.journal("warning", "state", decision.why)
+        self._telemetry.advance(exited)
 
     def _restart_arguments(self, decision: Restart) -> list[str]:
         """From the last full checkpoint; from the beginning when there is none."""
