@@ -66,18 +66,27 @@ def write_tensors(
     text += b" " * (-len(text) % 8)
     write(struct.pack("<Q", len(text)))
     write(text)
+    with host():
+        # Two are enough: a writer may look at the piece before this one, never further back. New ones for every piece
+        # would leave the heap several times as large as it need be.
+        buffers = [torch.empty(CHUNK_BYTES, dtype=torch.uint8) for _ in range(2 if cast else 0)]
     for name in names:
-        _write_tensor(write, unique[name], host, dtypes[name])
+        _write_tensor(write, unique[name], host, dtypes[name], buffers)
 
 
 def _on_disk(tensor: Tensor, cast: torch.dtype | None) -> torch.dtype:
     return cast if cast is not None and tensor.is_floating_point() else tensor.dtype
 
 
-def _write_tensor(write: Callable[[Any], Any], tensor: Tensor, host: HostScope, dtype: torch.dtype) -> None:
+def _write_tensor(
+    write: Callable[[Any], Any], tensor: Tensor, host: HostScope, dtype: torch.dtype, buffers: list[Tensor]
+) -> None:
     if not tensor.numel():
         return
     with host():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        for piece in flat.split(CHUNK_BYTES // tensor.element_size()):  # type: ignore[no-untyped-call]
-            write(piece.to(dtype).view(torch.uint8).numpy().data)
+        for piece in flat.split(CHUNK_BYTES // max(tensor.element_size(), dtype.itemsize)):  # type: ignore[no-untyped-call]
+            if dtype != piece.dtype:
+                buffers.reverse()
+                piece = buffers[0].view(dtype)[: piece.numel()].copy_(piece)
+            write(piece.view(torch.uint8).numpy().data)
