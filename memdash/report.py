@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from memdash import wire
 from memdash.batching import divisors
-from memdash.units import format_duration
+from memdash.units import format_clock
 
 Row = Mapping[str, float | None]
 
@@ -102,9 +102,14 @@ def verdict(state: wire.RunState) -> str:
         "lost": "ended unseen",
     }.get(state.status, f"is {state.status}")
     place = f"at step {state.step} of {state.total_steps}" if state.total_steps else "before its first step"
-    took = f" after {format_duration(state.ended_s - state.created_s)}" if state.ended_s else ""
+    took = f" after {_took(state, state.ended_s)}" if state.ended_s else ""
     why = f": {state.status_reason}" if state.status_reason else ""
     return f"{state.run_id} {outcome} {place}{took}{why}"
+
+
+def _took(state: wire.RunState, ended_s: float) -> str:
+    clock = format_clock(wire.attempt_s(state, ended_s), state.past_s)
+    return f"{clock} (attempt {state.attempt})" if state.attempt else clock
 
 
 def advise(device: Tightest, group: int) -> Advice | None:

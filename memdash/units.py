@@ -71,6 +71,12 @@ def format_duration(seconds: float | None) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+def format_clock(attempt_s: float, past_s: float) -> str:
+    """What an attempt took and, after others, what all of them took: `"12m05s"`, `"12m05s, 1h40m in all"`."""
+    in_all = f", {format_duration(past_s + attempt_s)} in all" if past_s else ""
+    return format_duration(attempt_s) + in_all
+
+
 def format_percent(fraction: float | None) -> str:
     """0.934 -> `"93%"`; None -> `"n/a"`."""
     return "n/a" if fraction is None else f"{fraction * 100:.0f}%"

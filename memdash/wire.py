@@ -74,8 +74,12 @@ class HostMemory(Value, frozen=True, kw_only=True):
 
     kind: MemoryKind
     process_bytes: int
-    """Resident set of the training process and its children."""
+    """Resident set of the training process and its children, pages that they share counted once."""
+    peak_process_bytes: int = 0
+    """Maximum since the sample before, by the kernel's high-water marks."""
     num_processes: int
+    swap_bytes: int = 0
+    """What of them is swapped out."""
     working_set_bytes: int
     """What counts against `capacity_bytes`: usage less the page cache that can be given back."""
     peak_working_set_bytes: int
@@ -83,6 +87,19 @@ class HostMemory(Value, frozen=True, kw_only=True):
     capacity_bytes: int
     capacity_source: str
     """The file or call that names the capacity, such as `/sys/fs/cgroup/x/memory.max`."""
+    reclaimable_bytes: int = 0
+    """Page cache on top of the working set, which the kernel drops before it refuses anything."""
+    throttle_bytes: int | None = None
+    """memory.high: from there on the kernel slows the processes down."""
+    num_throttled: int = 0
+    """How often it has done so in this attempt."""
+    stalled_some: float | None = None
+    """Share of the time since the sample before in which some process waited for memory (PSI)."""
+    stalled_full: float | None = None
+    """Share in which all of them did."""
+    shm_bytes: int | None = None
+    """Used of /dev/shm, where DataLoader workers hand batches over; part of the working set."""
+    shm_capacity_bytes: int | None = None
 
 
 def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
@@ -362,6 +379,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """Seconds spent paused in this attempt, up to the last resume."""
     paused_since_s: float | None = None
     """When the pause that goes on now began."""
+    past_s: float = 0.0
+    """Seconds that the attempts before this one took, pauses left out."""
     pid: int | None = None
     model: str = ""
     task: str = ""
@@ -421,6 +440,15 @@ class RunState(Message, frozen=True, kw_only=True):
     oom_killed: bool = False
     """Whether the kernel's OOM killer ended it."""
     run_dir: str = ""
+
+
+def attempt_s(state: RunState, now_s: float) -> float:
+    """Seconds that this attempt has taken up to now, or took up to its end, pauses left out."""
+    if state.started_s is None:
+        return 0.0
+    until_s = now_s if state.ended_s is None else state.ended_s
+    pause_s = 0.0 if state.paused_since_s is None else until_s - state.paused_since_s
+    return max(0.0, until_s - state.started_s - state.paused_s - pause_s)
 
 
 class HostSample(Message, frozen=True, kw_only=True):

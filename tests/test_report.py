@@ -25,7 +25,7 @@ def step(number: int, micro_batch: int, peak_mib: float, attempt: int = 0, loss:
 
 def state(**changes: object) -> wire.RunState:
     fields = {"run_id": "r", "name": "r", "status": "finished", "step": 4, "total_steps": 4, "global_batch": 16}
-    return wire.RunState(**{**fields, "created_s": 100.0, "ended_s": 190.0, **changes})
+    return wire.RunState(**{**fields, "created_s": 50.0, "started_s": 100.0, "ended_s": 190.0, **changes})
 
 
 HOST = {"time_s": 100.0, "working_set_bytes": 5.0, "peak_working_set_bytes": 8.0, "capacity_bytes": 10.0}
@@ -90,6 +90,7 @@ def test_no_advice_without_evidence():
             "r was killed by the kernel's OOM killer at step 4 of 4 after 1m30s",
         ),
         ({"status": "running", "ended_s": None}, "r is running at step 4 of 4"),
+        ({"attempt": 2, "past_s": 6000.0}, "r finished at step 4 of 4 after 1m30s, 1h42m in all (attempt 2)"),
         ({"status": "failed", "total_steps": 0}, "r failed before its first step after 1m30s"),
     ],
 )

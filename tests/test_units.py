@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memdash.units import format_bytes, format_count, format_duration, format_percent, parse_bytes, parse_duration
+from memdash.units import (
+    format_bytes,
+    format_clock,
+    format_count,
+    format_duration,
+    format_percent,
+    parse_bytes,
+    parse_duration,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +104,8 @@ def test_format_count(number, text):
 
 def test_format_percent():
     assert (format_percent(0.934), format_percent(None)) == ("93%", "n/a")
+
+
+def test_format_clock():
+    assert format_clock(720.0, 0.0) == "12m00s"
+    assert format_clock(720.0, 5280.0) == "12m00s, 1h40m in all"

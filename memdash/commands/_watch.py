@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from memdash import wire
 from memdash.errors import ExitCode, SupervisorAlreadyRunning, SupervisorNotRunning
 from memdash.store.run_directory import RunDirectory
-from memdash.units import format_bytes, format_count, format_duration, format_percent
+from memdash.units import format_bytes, format_clock, format_count, format_duration, format_percent
 
 if TYPE_CHECKING:
     from memdash.client import Client
@@ -121,7 +121,7 @@ class _Printer:
             now_s = asyncio.get_running_loop().time()
             if message.step and now_s - self._printed_s >= LINE_EVERY_S:
                 self._printed_s = now_s
-                print(f"{_clock(time.time())}  {progress_line(message)}", flush=True)
+                print(f"{_clock(time.time())}  {progress_line(message, time.time())}", flush=True)
         elif isinstance(message, wire.Backfilled):
             self.caught_up = True
         elif isinstance(message, wire.JournalEntry) and message.seq > self._journal_seq:
@@ -134,7 +134,7 @@ def _clock(time_s: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(time_s))
 
 
-def progress_line(state: wire.RunState) -> str:
+def progress_line(state: wire.RunState, now_s: float) -> str:
     """One line that says where a run is and how much memory it has left."""
     parts = [f"step {state.step}/{state.total_steps}"]
     if state.loss is not None:
@@ -146,6 +146,8 @@ def progress_line(state: wire.RunState) -> str:
     parts += [*_device_part(state), *_host_part(state)]
     if state.eta_s:
         parts.append(f"ETA {format_duration(state.eta_s)}")
+    if state.attempt:
+        parts.append(f"attempt {state.attempt}: {format_clock(wire.attempt_s(state, now_s), state.past_s)}")
     if state.status not in ("running", "starting"):
         parts.append(state.status)
     return " | ".join(parts)
@@ -182,7 +184,7 @@ def _headroom(headroom_bytes: int, capacity_bytes: int) -> str:
 
 def _verdict(state: wire.RunState) -> str:
     reason = f": {state.status_reason}" if state.status_reason else ""
-    took = format_duration(state.ended_s - state.started_s) if state.ended_s and state.started_s else "n/a"
+    took = format_clock(wire.attempt_s(state, state.ended_s), state.past_s) if state.ended_s else "n/a"
     last = state.smoothed_loss if state.smoothed_loss is not None else state.loss
     losses = f", loss {state.first_loss:.4f} -> {last:.4f}" if last is not None and state.first_loss else ""
     losses += "".join(f", validation {name} {value:.4g}" for name, value in state.metrics.items())

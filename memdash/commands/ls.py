@@ -1,4 +1,4 @@
-"""List the runs, newest first: state, step, headroom, age."""
+"""List the runs, newest first: state, step, headroom, age, the time that training took."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from memdash.store.run_directory import list_runs
 
     if not args.json:
-        print(f"{'RUN':<28} {'STATE':<10} {'STEP':>15} {'HEADROOM':>9} {'AGE':>7}")
+        print(f"{'RUN':<28} {'STATE':<10} {'STEP':>15} {'HEADROOM':>9} {'AGE':>7}  TOOK")
     for directory in list_runs():
         try:
             state = directory.state()
@@ -40,7 +40,7 @@ def _line(directory: RunDirectory, state: wire.RunState) -> str:
     import time
 
     from memdash import wire
-    from memdash.units import format_duration, format_percent
+    from memdash.units import format_clock, format_duration, format_percent
 
     shares = [
         headroom / memory.capacity_bytes
@@ -50,11 +50,14 @@ def _line(directory: RunDirectory, state: wire.RunState) -> str:
         )
         if memory is not None and headroom is not None and memory.capacity_bytes
     ]
+    now_s = time.time()
     live = state.status not in wire.FINAL_STATUSES
     status = state.status if not live or _served(directory) else f"{state.status}?"
+    took = format_clock(wire.attempt_s(state, now_s), state.past_s)
     return (
         f"{directory.run_id:<28} {status:<10} {f'{state.step}/{state.total_steps}':>15} "
-        f"{format_percent(min(shares)) if live and shares else '-':>9} {format_duration(time.time() - state.created_s):>7}"
+        f"{format_percent(min(shares)) if live and shares else '-':>9} {format_duration(now_s - state.created_s):>7}  "
+        f"{f'attempt {state.attempt}: {took}' if state.attempt else took}"
     )
 
 

@@ -63,7 +63,7 @@ def wall_budget(state: wire.RunState, now_s: float, wall_s: float) -> Literal["e
     """
     if not wall_s or state.started_s is None or state.status not in ("starting", "running"):
         return "enough"
-    left_s = wall_s - (now_s - state.started_s - state.paused_s)
+    left_s = wall_s - wire.attempt_s(state, now_s)
     save_s = SAVE_MARGIN_S if state.longest_save_s is None else max(1.0, SLACK * state.longest_save_s)
     step_s = state.step_time_s or 0.0
     if left_s <= save_s + 2 * step_s:  # a command waits for the end of a step, and that may have just begun

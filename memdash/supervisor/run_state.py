@@ -96,6 +96,7 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         attempt=event.attempt,
         num_restarts=state.num_restarts + int(event.by_policy),
         started_s=event.time_s,
+        past_s=state.past_s + wire.attempt_s(state, event.time_s),
         ended_s=None,
         exit_code=None,
         oom_killed=False,

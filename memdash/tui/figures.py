@@ -12,7 +12,7 @@ from memdash.tui.board import Board
 from memdash.tui.danger import Danger, headroom_fraction
 from memdash.tui.palette import DANGER, DIM, GOOD, TEXT, WARNING
 from memdash.tui.series import smoothed_last
-from memdash.units import format_bytes, format_count, format_duration, format_percent
+from memdash.units import format_bytes, format_clock, format_count, format_duration, format_percent
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d+)-(light|full)(?:-\d+)?")
 VALIDATION_LOSSES = ("loss", "eval_loss")
@@ -61,9 +61,14 @@ def simulated(memory: wire.DeviceMemory | None) -> bool:
     return memory is not None and memory.kind == "simulated"
 
 
-def elapsed_s(board: Board, clock_s: float) -> float:
-    """Seconds since the run was created, up to its end."""
-    return max(0.0, board.now_s(clock_s) - board.state.created_s) if board.state else 0.0
+def elapsed_text(board: Board, clock_s: float) -> str:
+    """Time since the run was created, up to its end; in later attempts what this one took, and all of them together."""
+    state, now_s = board.state, board.now_s(clock_s)
+    if state is None:
+        return format_duration(0.0)
+    if state.attempt:
+        return format_clock(wire.attempt_s(state, now_s), state.past_s)
+    return format_duration(max(0.0, now_s - state.created_s))
 
 
 def progress(state: wire.RunState) -> float:
@@ -93,7 +98,7 @@ def ending(board: Board) -> list[str]:
         f"{outcome}: {state.status_reason}" if state.status_reason else outcome,
         *([f"signal {-code}" if code < 0 else f"exit code {code}"] if code else []),
         f"step {state.step:,} of {state.total_steps:,}",
-        *([format_duration(state.ended_s - state.created_s)] if state.ended_s is not None else []),
+        *([elapsed_text(board, state.ended_s)] if state.ended_s is not None else []),
         *_losses(board),
     ]
 

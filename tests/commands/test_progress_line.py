@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from memdash import wire
@@ -41,14 +42,19 @@ def state(peak_gib: float, kind: str = "exact", device: str = "cuda:0") -> wire.
     ],
 )
 def test_little_headroom_has_a_word(peak_gib, words):
-    assert words in progress_line(state(peak_gib))
+    assert words in progress_line(state(peak_gib), 0.0)
 
 
 def test_simulated_figures_say_so():
-    assert "simulated peak" in progress_line(state(8.0, "simulated", "simulated"))
-    assert "t4 (simulated) peak" in progress_line(state(8.0, "simulated", "t4"))
+    assert "simulated peak" in progress_line(state(8.0, "simulated", "simulated"), 0.0)
+    assert "t4 (simulated) peak" in progress_line(state(8.0, "simulated", "t4"), 0.0)
 
 
 def test_without_a_device_there_is_no_device():
-    line = progress_line(wire.RunState(run_id="r", name="r", status="paused", step=5, total_steps=10))
+    line = progress_line(wire.RunState(run_id="r", name="r", status="paused", step=5, total_steps=10), 0.0)
     assert line == "step 5/10 | paused"
+
+
+def test_a_later_attempt_shows_the_clock_of_all():
+    later = msgspec.structs.replace(state(8.0), attempt=2, started_s=100.0, paused_s=30.0, past_s=5280.0)
+    assert progress_line(later, 850.0).endswith("ETA 1m30s | attempt 2: 12m00s, 1h40m in all")

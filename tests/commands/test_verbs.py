@@ -104,6 +104,7 @@ def test_controlling_a_run_by_verbs(start_run, capsys):
     assert main(["ls"]) == ExitCode.OK
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split()[:3] == ["fake", "running", "3/1000"]
+    assert line.split()[-1].endswith("s")  # what it took so far
     assert main(["stop", "--save", "light"]) == ExitCode.OK
     run.wait_for_end()
     capsys.readouterr()

@@ -19,12 +19,15 @@ async def test_the_next_attempt(start_run, watch):
     await first.state(lambda state: state.step == 3, "step 3")
     await first.client.close()
     run.order("k")
-    assert run.wait_for_end().status == "killed"
+    killed = run.wait_for_end()
+    assert killed.status == "killed"
+    took_s = killed.ended_s - killed.started_s
     wait_until(lambda: not listening(socket_path(run.run_id)), "the supervisor to leave")
     launch_supervisor(run.directory, ["--resume", "somewhere"])
     watcher = await watch(run)
     state = await watcher.state(lambda state: state.linked, "the second attempt's rank")
     assert (state.attempt, state.status, state.exit_code, state.ended_s) == (1, "running", None, None)
+    assert state.past_s == pytest.approx(took_s)
     run.order("se")
     state = run.wait_for_end()
     assert (state.attempt, state.status) == (1, "finished")

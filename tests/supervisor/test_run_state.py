@@ -177,7 +177,19 @@ HISTORIES = {
     "lost": ([*STARTED, exited(None)], {"status": "lost"}),
     "next attempt": (
         [*STARTED, step(5), exited(-9), RankStarted(time_s=300.0, pid=8)],
-        {"status": "starting", "pid": 8, "step": 5, "micro_batch": 0, "last_words": ""},
+        {"status": "starting", "pid": 8, "step": 5, "micro_batch": 0, "last_words": "", "past_s": 100.0},
+    ),
+    "the third attempt": (
+        [
+            *STARTED,  # at 100 s
+            phase("paused", 110.0),
+            phase("training", 130.0),
+            exited(10),  # at 200 s
+            RankStarted(time_s=5000.0, pid=8, attempt=1),
+            phase("paused", 5020.0),
+            RankStarted(time_s=5050.0, pid=9, attempt=2, by_policy=True),  # it died while it was paused
+        ],
+        {"attempt": 2, "past_s": 80.0 + 20.0, "paused_s": 0.0, "paused_since_s": None},
     ),
 }
 

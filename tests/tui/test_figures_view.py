@@ -8,7 +8,7 @@ import pytest
 
 from memdash import wire
 from memdash.tui.board import Board
-from memdash.tui.figures import figures
+from memdash.tui.figures import elapsed_text, ending, figures
 from memdash.tui.widgets.figures_view import column_widths, pairs
 from tests.tui import scenes
 
@@ -77,3 +77,11 @@ def test_unknown_headroom_is_not_invented() -> None:
     shown = Board()
     shown.take(scenes.state(memory=wire.DeviceMemory(device="cpu", kind="unavailable")))
     assert rows(shown, 78)[0].startswith("device n/a ")
+
+
+def test_a_later_attempt_shows_its_own_time_and_that_of_all() -> None:
+    assert elapsed_text(board(), scenes.T0 + 90) == "1m30s"
+    later = {"attempt": 2, "started_s": scenes.T0 + 90_000, "past_s": 5280.0, "paused_s": 60.0}
+    assert elapsed_text(board(**later), scenes.T0 + 90_780) == "12m00s, 1h40m in all"
+    over = board(**later, status="stopped", ended_s=scenes.T0 + 90_120)
+    assert "1m00s, 1h29m in all" in ending(over)
