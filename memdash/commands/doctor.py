@@ -46,25 +46,32 @@ def findings() -> Iterator[Finding]:
 
 
 def _host() -> Iterator[Finding]:
-    from memdash.host.capacity import cgroup_levels, effective_capacity, machine_capacity
-    from memdash.host.sampler import working_set_bytes
+    from memdash.host.capacity import cgroup_levels
+    from memdash.host.ceilings import binding, find_ceilings
+    from memdash.host.process_tree import ProcessTree
     from memdash.units import format_bytes
 
-    machine = machine_capacity()
-    yield "machine memory", "ok", f"{format_bytes(machine.limit_bytes)}  ({machine.source})"
-    levels = cgroup_levels("self")
+    tree = ProcessTree(os.getpid(), reset_peaks=False)
+    tree.refresh()
+    reading = tree.read()
+    tree.close()
+    ceilings = find_ceilings()
+    for ceiling in ceilings:
+        left = format_bytes(ceiling.limit_bytes - ceiling.fill(reading).used_bytes)
+        yield "memory limit", "ok", f"{format_bytes(ceiling.limit_bytes)}, headroom {left}  ({ceiling.source})"
+    levels = cgroup_levels()
     for level in levels:
-        limit = level.limit_bytes()
-        text = format_bytes(limit) if limit is not None else "no limit"
-        yield f"cgroup v{level.version}", "ok", f"{text}  ({level.limit_file})"
+        if level.limit_bytes() is None and level.limit_file.exists():
+            yield f"cgroup v{level.version}", "ok", f"no limit  ({level.limit_file})"
+        if throttle := level.throttle_bytes():
+            yield "memory.high", "note", f"{format_bytes(throttle)}: above it the kernel slows us down  ({level.path})"
         if (level.path / "memory.oom.group").exists() and (level.path / "memory.oom.group").read_text().strip() == "1":
             yield "memory.oom.group", "note", f"one OOM kills everything in {level.path}, the supervisor too"
     if not levels:
         yield "cgroup", "missing", "no memory cgroup is visible: the machine's memory is taken as the limit"
-    capacity = effective_capacity("self")
-    used = working_set_bytes(capacity)
-    headroom = format_bytes(capacity.limit_bytes - used)
-    yield "effective limit", "ok", f"{format_bytes(capacity.limit_bytes)}, headroom {headroom}  ({capacity.source})"
+    first = binding(ceilings, reading)
+    headroom = format_bytes(first.limit_bytes - first.fill(reading).used_bytes)
+    yield "effective limit", "ok", f"{format_bytes(first.limit_bytes)}, headroom {headroom}  ({first.source})"
     pressure = os.path.exists("/proc/pressure/memory")
     yield "pressure stall", "ok" if pressure else "missing", "/proc/pressure/memory" if pressure else "no PSI"
 

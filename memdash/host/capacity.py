@@ -1,4 +1,4 @@
-"""The memory limit that really applies to a process: the lowest of its cgroups, v1 and v2, and the machine.
+"""The memory cgroups above a process, v1 and v2, and what their files say.
 
 psutil and /proc/meminfo know only the machine; in a container the limit of any ancestor cgroup kills first.
 """
@@ -10,17 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NO_LIMIT = 1 << 60  # v1 writes about 2**63 for "none"
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """A ceiling in bytes and the files that tell how much below it is in use."""
-
-    limit_bytes: int
-    source: str
-    """The file that names the limit."""
-    level: CgroupLevel | None = None
-    """The cgroup whose limit binds; None when the machine itself does."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +43,13 @@ class CgroupLevel:
         """The hard limit, or None for none."""
         return _limit(self.limit_file)
 
+    def usage_bytes(self) -> int | None:
+        """Bytes in use now, or None when that cannot be read."""
+        return _number(self.usage_file)
 
-def effective_capacity(pid: int | str = "self", root: Path = Path("/")) -> Capacity:
-    """The lowest ceiling over `pid`: every ancestor cgroup and the machine. `root` is `/` but in tests."""
-    best = machine_capacity(root)
-    for level in cgroup_levels(pid, root):
-        limit = level.limit_bytes()
-        if limit is not None and limit <= best.limit_bytes:  # a tie goes to the outer one: it kills all of us
-            best = Capacity(limit, str(level.limit_file), level)
-        if level.version == 1:
-            hidden = read_field(level.path / "memory.stat", "hierarchical_memory_limit")
-            if hidden is not None and hidden < min(best.limit_bytes, NO_LIMIT):  # an ancestor outside our namespace
-                best = Capacity(hidden, f"{level.path}/memory.stat: hierarchical_memory_limit", level)
-    return best
-
-
-def machine_capacity(root: Path = Path("/")) -> Capacity:
-    """MemTotal, by /proc or (where there is none) psutil."""
-    total_kib = read_field(root / "proc/meminfo", "MemTotal:")
-    if total_kib is not None:
-        return Capacity(total_kib * 1024, "/proc/meminfo: MemTotal")
-    import psutil
-
-    return Capacity(psutil.virtual_memory().total, "psutil.virtual_memory().total")
+    def throttle_bytes(self) -> int | None:
+        """Where the kernel begins to slow the cgroup down (v2 memory.high), or None for nowhere."""
+        return _limit(self.path / "memory.high") if self.version == 2 else None
 
 
 def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[CgroupLevel]:
@@ -113,6 +86,16 @@ def read_field(path: Path, name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def read_fields(path: Path) -> dict[str, int]:
+    """Every `name number` line of a file; empty when it cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    fields = (line.split() for line in lines)
+    return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
+
+
 def _mount(mounts: list[str], version: int) -> tuple[str, str] | None:
     """Root and mount point of the memory hierarchy."""
     for line in mounts:
@@ -137,11 +120,12 @@ def _ancestors(path: str, mount_root: str, mount_point: str, version: int, root:
 
 
 def _limit(path: Path) -> int | None:
+    limit = _number(path)  # None: it says "max"
+    return limit if limit is not None and limit < NO_LIMIT else None
+
+
+def _number(path: Path) -> int | None:
     try:
-        text = path.read_text().strip()
-    except OSError:
+        return int(path.read_text())
+    except (OSError, ValueError):
         return None
-    if not text.isdigit():  # "max"
-        return None
-    limit = int(text)
-    return limit if limit < NO_LIMIT else None

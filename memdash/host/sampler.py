@@ -1,55 +1,77 @@
-"""Samples CPU RAM from outside the training process, often, and reports the peak between two reports."""
+"""Samples CPU RAM from outside the training process, often, and reports it with the peak between two reports."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import time
 
-from memdash.host.capacity import Capacity, cgroup_levels, effective_capacity, oom_kills, read_field
-from memdash.host.process_tree import ProcessTree
+from memdash.host.capacity import CgroupLevel, cgroup_levels, oom_kills, read_field
+from memdash.host.ceilings import Ceiling, binding, find_ceilings
+from memdash.host.pressure import Pressure, pressure_file
+from memdash.host.process_tree import ProcessTree, TreeReading
 from memdash.wire import HostMemory
 
 REFRESH_EVERY = 10  # samples between looks for new processes and limits
+FIRST_MEASURE, LAST_MEASURE = 20, 3000  # samples between measurements of what forked processes share: doubled each time
+SHM = "/dev/shm"
 
 
 class HostSampler:
     """Follows one process tree; `sample` is called at 10 Hz, `report` when a figure is wanted."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, budget_bytes: int = 0, *, reset_peaks: bool = True) -> None:
         self._pid = pid
-        self._tree = ProcessTree(pid) if os.path.isdir("/proc/self/task") else None
+        self._budget_bytes = budget_bytes
+        self._tree = ProcessTree(pid, reset_peaks) if os.path.isdir("/proc/self/task") else None
         self._levels = cgroup_levels(pid)
-        self.capacity = effective_capacity(pid)
+        self._pressure = Pressure(pressure_file(self._levels))
+        self._ceilings = find_ceilings(pid, budget_bytes)
         self._oom_kills_before = oom_kills(self._levels)
+        self._throttled_before = _throttled(self._levels)
         self._count = 0
-        self._peak_bytes = 0
-        self._last: tuple[int, int, int] = (0, 0, 0)
+        self._measure_in = self._measure_wait = FIRST_MEASURE
+        self._reading = self._read_tree()
+        self.ceiling: Ceiling = binding(self._ceilings, self._reading)
+        self._fill = self.ceiling.fill(self._reading)
+        self._peak_bytes = self._tree_peak_bytes = 0
 
     def sample(self) -> None:
         """Read once and remember the peak."""
         if self._count % REFRESH_EVERY == 0:
-            if self._tree:
-                self._tree.refresh()
-            if os.path.isdir(f"/proc/{self._pid}"):
-                self.capacity = effective_capacity(self._pid)
+            self._refresh()
         self._count += 1
-        process_bytes, count = self._tree.rss_bytes() if self._tree else _psutil_tree(self._pid)
-        used_bytes = working_set_bytes(self.capacity)
-        self._peak_bytes = max(self._peak_bytes, used_bytes)
-        self._last = (process_bytes, count, used_bytes)
+        self._measure_sharing()
+        self._reading = self._read_tree()
+        self._fill = self.ceiling.fill(self._reading)
+        self._tree_peak_bytes = max(self._tree_peak_bytes, self._reading.rss_bytes)
+        self._peak_bytes = max(self._peak_bytes, self._fill.used_bytes)
 
     def report(self) -> HostMemory:
-        """The last sample, with the peak since the report before."""
-        process_bytes, count, used_bytes = self._last
-        peak_bytes, self._peak_bytes = max(self._peak_bytes, used_bytes), 0
+        """The last sample, with the peak since the report before: the kernel's own where it keeps one."""
+        above = self._tree.take_peak() if self._tree else 0
+        used, rss = self._fill.used_bytes, self._reading.rss_bytes
+        peak = max(self._peak_bytes, min(self.ceiling.limit_bytes, used + above))
+        tree_peak = max(self._tree_peak_bytes, rss + above)
+        self._peak_bytes = self._tree_peak_bytes = 0
+        stalled = self._pressure.read(time.monotonic())
+        shm = _shm()
         return HostMemory(
-            kind="exact",
-            process_bytes=process_bytes,
-            num_processes=count,
-            working_set_bytes=used_bytes,
-            peak_working_set_bytes=peak_bytes,
-            capacity_bytes=self.capacity.limit_bytes,
-            capacity_source=self.capacity.source,
+            kind="exact" if self._tree else "estimated",
+            process_bytes=rss,
+            peak_process_bytes=tree_peak,
+            num_processes=self._reading.count,
+            swap_bytes=self._tree.swap_bytes if self._tree else 0,
+            working_set_bytes=used,
+            peak_working_set_bytes=max(used, peak),
+            reclaimable_bytes=self._fill.reclaimable_bytes,
+            capacity_bytes=self.ceiling.limit_bytes,
+            capacity_source=self.ceiling.source,
+            throttle_bytes=min((high for level in self._levels if (high := level.throttle_bytes())), default=None),
+            num_throttled=_throttled(self._levels) - self._throttled_before,
+            stalled_some=stalled.some if stalled else None,
+            stalled_full=stalled.full if stalled else None,
+            shm_bytes=shm[0],
+            shm_capacity_bytes=shm[1],
         )
 
     def oom_kills(self) -> int:
@@ -61,30 +83,46 @@ class HostSampler:
         if self._tree:
             self._tree.close()
 
+    def _refresh(self) -> None:
+        """Processes and limits come and go."""
+        if self._tree and self._tree.refresh():
+            self._measure_in = self._measure_wait = FIRST_MEASURE
+        if os.path.isdir(f"/proc/{self._pid}"):
+            self._ceilings = find_ceilings(self._pid, self._budget_bytes)
+            held = next((one for one in self._ceilings if one == self.ceiling), None)
+            self.ceiling = binding(self._ceilings, self._reading, held)
 
-def working_set_bytes(capacity: Capacity) -> int:
-    """What counts against the capacity and cannot be reclaimed: usage less inactive page cache."""
-    if (level := capacity.level) is not None:
-        usage = _number(level.usage_file)
-        if usage is not None:
-            return max(0, usage - (read_field(level.path / "memory.stat", level.inactive_field) or 0))
-    available_kib = read_field(Path("/proc/meminfo"), "MemAvailable:")
-    if available_kib is not None:
-        return capacity.limit_bytes - available_kib * 1024
-    import psutil
+    def _measure_sharing(self) -> None:
+        """What a fork left in common is written to, and so copied, as time goes on: ask again, but ever more rarely."""
+        if self._tree is None:
+            return
+        self._measure_in -= 1
+        if self._measure_in <= 0:
+            self._measure_wait = min(2 * self._measure_wait, LAST_MEASURE)
+            self._measure_in = self._measure_wait
+            self._tree.measure_sharing()
+        self._tree.measure_next()
 
-    memory = psutil.virtual_memory()
-    return int(memory.total - memory.available)
+    def _read_tree(self) -> TreeReading:
+        return self._tree.read() if self._tree else _psutil_tree(self._pid)
 
 
-def _number(path: Path) -> int | None:
+def _throttled(levels: list[CgroupLevel]) -> int:
+    """How often the kernel has slowed one of the cgroups down for being over its memory.high."""
+    counts = (read_field(level.events_file, "high") for level in levels if level.version == 2)
+    return max((count for count in counts if count is not None), default=0)
+
+
+def _shm() -> tuple[int | None, int | None]:
+    """Used bytes and size of the shared memory that DataLoader workers hand batches over in."""
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+        found = os.statvfs(SHM)
+    except OSError:
+        return None, None
+    return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_blocks * found.f_frsize
 
 
-def _psutil_tree(pid: int) -> tuple[int, int]:
+def _psutil_tree(pid: int) -> TreeReading:
     """Where there is no /proc: the sum of RSS, shared pages counted in each process."""
     import psutil
 
@@ -92,5 +130,5 @@ def _psutil_tree(pid: int) -> tuple[int, int]:
         root = psutil.Process(pid)
         sizes = [process.memory_info().rss for process in (root, *root.children(recursive=True))]
     except psutil.Error:
-        return 0, 0
-    return sum(sizes), len(sizes)
+        return TreeReading(0, 0)
+    return TreeReading(sum(sizes), len(sizes))

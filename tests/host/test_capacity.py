@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from memdash.host.capacity import cgroup_levels, effective_capacity, oom_kills, read_field
-from memdash.host.sampler import working_set_bytes
+from memdash.host.capacity import cgroup_levels, oom_kills, read_field
+from memdash.host.ceilings import binding, find_ceilings
+from memdash.host.process_tree import TreeReading
 
 GIB = 1 << 30
+NOTHING = TreeReading(0, 0)
 V2_MOUNT = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1_MOUNT = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
 V1_DOCKER_MOUNT = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro,relatime - cgroup cgroup rw,memory\n"
@@ -22,7 +27,9 @@ def tree(root: Path, cgroup: str, mounts: str, files: dict[str, str], mem_total:
     proc.mkdir(parents=True)
     (proc / "cgroup").write_text(cgroup)
     (proc / "mountinfo").write_text(mounts)
-    (root / "proc" / "meminfo").write_text(f"MemTotal:  {mem_total // 1024} kB\nMemAvailable:  1000 kB\n")
+    (root / "proc" / "meminfo").write_text(
+        f"MemTotal:  {mem_total // 1024} kB\nMemFree: {mem_total // 4096} kB\nMemAvailable:  {mem_total // 2048} kB\n"
+    )
     for name, text in files.items():
         path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +40,52 @@ def tree(root: Path, cgroup: str, mounts: str, files: dict[str, str], mem_total:
 CASES = {
     "no cgroup files": ("", "", {}, 24 * GIB, "/proc/meminfo: MemTotal"),
     "v2 without limits": ("0::/a/b\n", V2_MOUNT, {"a/b/memory.max": "max\n"}, 24 * GIB, "MemTotal"),
+    "docker, v2, a namespace of its own": ("0::/\n", V2_MOUNT, {"memory.max": f"{4 * GIB}\n"}, 4 * GIB, "memory.max"),
+    "kubernetes, v2": (
+        "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod7.slice/cri-containerd-9.scope\n",
+        V2_MOUNT,
+        {
+            "kubepods.slice/memory.max": f"{20 * GIB}",
+            "kubepods.slice/kubepods-burstable.slice/memory.max": "max",
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod7.slice/memory.max": f"{6 * GIB}",
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod7.slice/cri-containerd-9.scope/memory.max": (
+                f"{8 * GIB}"
+            ),
+        },
+        6 * GIB,
+        "kubepods-burstable-pod7.slice/memory.max",
+    ),
+    "slurm, v1": (
+        "9:memory:/slurm/uid_1000/job_42/step_batch/task_0\n",
+        V1_MOUNT,
+        {
+            "memory/slurm/uid_1000/job_42/step_batch/task_0/memory.limit_in_bytes": HUGE,
+            "memory/slurm/uid_1000/job_42/step_batch/memory.limit_in_bytes": f"{3 * GIB}",
+            "memory/slurm/uid_1000/job_42/memory.limit_in_bytes": f"{3 * GIB}",
+        },
+        3 * GIB,
+        "job_42/memory.limit_in_bytes",
+    ),
+    "slurm, v2": (
+        "0::/system.slice/slurmstepd.scope/job_42/step_0/user/task_0\n",
+        V2_MOUNT,
+        {
+            "system.slice/slurmstepd.scope/job_42/step_0/user/task_0/memory.max": "max",
+            "system.slice/slurmstepd.scope/job_42/memory.max": f"{5 * GIB}",
+        },
+        5 * GIB,
+        "job_42/memory.max",
+    ),
+    "systemd user slice": (
+        "0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope\n",
+        V2_MOUNT,
+        {
+            "user.slice/user-1000.slice/user@1000.service/app.slice/run-1.scope/memory.max": "max",
+            "user.slice/user-1000.slice/memory.max": f"{7 * GIB}",
+        },
+        7 * GIB,
+        "user-1000.slice/memory.max",
+    ),
     "v2 leaf": ("0::/a/b\n", V2_MOUNT, {"a/b/memory.max": f"{GIB}\n", "a/memory.max": "max\n"}, GIB, "a/b/memory.max"),
     "v2 ancestor": (
         "0::/slurm/job/step\n",
@@ -90,9 +143,9 @@ CASES = {
 
 @pytest.mark.parametrize(("cgroup", "mounts", "files", "limit", "source"), CASES.values(), ids=CASES.keys())
 def test_effective_capacity(tmp_path, cgroup, mounts, files, limit, source):
-    capacity = effective_capacity(7, tree(tmp_path, cgroup, mounts, files))
-    assert capacity.limit_bytes == limit
-    assert capacity.source.endswith(source)
+    ceiling = binding(find_ceilings("7", root=tree(tmp_path, cgroup, mounts, files)), NOTHING)
+    assert ceiling.limit_bytes == limit
+    assert ceiling.source.endswith(source)
 
 
 def test_oom_kills_are_counted_over_all_ancestors(tmp_path):
@@ -108,12 +161,6 @@ def test_a_field_must_begin_its_line(tmp_path):
     assert read_field(tmp_path / "stat", "inactive_file") == 3
     assert read_field(tmp_path / "stat", "active_file") is None
     assert read_field(tmp_path / "none", "x") is None
-
-
-def test_this_machine_has_a_capacity():
-    capacity = effective_capacity("self")
-    assert capacity.limit_bytes > 100 << 20
-    assert capacity.source
 
 
 @pytest.mark.parametrize(
@@ -137,4 +184,48 @@ def test_this_machine_has_a_capacity():
     ids=["v2", "v1"],
 )
 def test_the_working_set_leaves_out_what_can_be_given_back(tmp_path, cgroup, mounts, files):
-    assert working_set_bytes(effective_capacity(7, tree(tmp_path, cgroup, mounts, files))) == 500
+    ceiling = binding(find_ceilings("7", root=tree(tmp_path, cgroup, mounts, files)), NOTHING)
+    fill = ceiling.fill(NOTHING)
+    assert (fill.used_bytes, fill.reclaimable_bytes) == (500, 200)
+
+
+def test_a_wide_cgroup_that_neighbours_have_filled_binds_before_a_narrow_empty_one(tmp_path):
+    files = {
+        "a/b/memory.max": f"{GIB}",
+        "a/b/memory.current": f"{GIB // 4}",
+        "a/memory.max": f"{8 * GIB}",
+        "a/memory.current": f"{8 * GIB - GIB // 8}",
+    }
+    root = tree(tmp_path, "0::/a/b\n", V2_MOUNT, files)
+    ceilings = find_ceilings("7", root=root)
+    outer = binding(ceilings, NOTHING)
+    assert outer.source.endswith("cgroup/a/memory.max")
+    (root / "sys/fs/cgroup/a/memory.current").write_text(f"{8 * GIB - GIB * 3 // 4 + GIB // 50}")
+    assert binding(ceilings, NOTHING).source.endswith("a/memory.max")
+    (root / "sys/fs/cgroup/a/memory.current").write_text(f"{8 * GIB - GIB * 3 // 4 - GIB // 50}")
+    assert binding(ceilings, NOTHING).source.endswith("a/b/memory.max")
+    assert binding(ceilings, NOTHING, held=outer) is outer  # hardly nearer: the line on the plot does not jump
+    (root / "sys/fs/cgroup/a/memory.current").write_text("0")
+    assert binding(ceilings, NOTHING, held=outer).source.endswith("a/b/memory.max")
+
+
+def test_the_users_own_budget_and_rlimits_are_ceilings(tmp_path):
+    root = tree(tmp_path, "", "", {})
+    budget = binding(find_ceilings("7", 2 * GIB, root), TreeReading(GIB, 2))
+    assert (budget.source, budget.limit_bytes, budget.fill(TreeReading(GIB, 2)).used_bytes) == (
+        "memory.host_budget",
+        2 * GIB,
+        GIB,
+    )
+    limited = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (3 * GIB, resource.RLIM_INFINITY)),
+    )
+    limited.stdout.readline()
+    found = {ceiling.source: ceiling for ceiling in find_ceilings(limited.pid)}
+    limited.communicate()
+    assert found["RLIMIT_AS"].limit_bytes == 3 * GIB
+    assert found["RLIMIT_AS"].fill(TreeReading(1, 1, vm_size_bytes=77)).used_bytes == 77
+    assert "RLIMIT_DATA" not in found

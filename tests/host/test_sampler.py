@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from memdash.host.capacity import machine_capacity
-from memdash.host.process_tree import ProcessTree
-from memdash.host.sampler import HostSampler, working_set_bytes
+from memdash.host.ceilings import Fill, Machine, find_ceilings
+from memdash.host.process_tree import ProcessTree, TreeReading
+from memdash.host.sampler import HostSampler
 
 MIB = 1 << 20
 HOLDER = """
@@ -62,7 +64,7 @@ def test_children_are_counted(hold):
     process = hold(10 * MIB, fork=3)
     tree = ProcessTree(process.pid)
     tree.refresh()
-    assert tree.rss_bytes()[1] == 4
+    assert tree.read().count == 4
     tree.close()
 
 
@@ -71,16 +73,29 @@ def test_a_process_that_has_ended_counts_nothing(hold):
     tree = ProcessTree(process.pid)
     tree.refresh()
     process.communicate()
-    assert tree.rss_bytes() == (0, 0)
+    assert tree.read() == TreeReading(0, 0)
     tree.refresh()
-    assert tree.rss_bytes() == (0, 0)
+    assert tree.read() == TreeReading(0, 0)
     tree.close()
 
 
+class Steps:
+    """A ceiling whose use follows a script."""
+
+    limit_bytes, source = 1000, "steps"
+
+    def __init__(self, *used: int) -> None:
+        self._used = iter(used)
+
+    def fill(self, tree: TreeReading) -> Fill:
+        return Fill(next(self._used))
+
+
 def test_the_peak_between_two_reports_shows(monkeypatch):
-    readings = iter([100, 300, 110, 120, 115])
-    monkeypatch.setattr("memdash.host.sampler.working_set_bytes", lambda capacity: next(readings))
-    host = HostSampler(os.getpid())
+    monkeypatch.setattr("memdash.host.sampler.find_ceilings", lambda *_: [Steps(90, 90)])
+    host = HostSampler(os.getpid(), reset_peaks=False)
+    host.ceiling = Steps(100, 300, 110, 120, 115)
+    monkeypatch.setattr(host, "_refresh", lambda: None)
     for _ in range(3):
         host.sample()
     first = host.report()
@@ -92,10 +107,90 @@ def test_the_peak_between_two_reports_shows(monkeypatch):
     host.close()
 
 
-def test_the_working_set_of_this_machine_moves_with_what_we_allocate():
-    capacity = machine_capacity()
-    before = working_set_bytes(capacity)
+SPIKER = """
+import mmap, sys
+for line in sys.stdin:
+    size, kind = int(line.split()[0]), line.split()[1]
+    if kind == "anonymous":
+        block = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        block.write(bytes(size))
+        block.close()
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def spiker():
+    """A process that takes memory when told to and gives it back at once."""
+    process = subprocess.Popen([sys.executable, "-c", SPIKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def spike(size: int) -> None:
+        process.stdin.write(f"{size} anonymous\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "done\n"
+
+    spike(1)
+    spike.pid = process.pid
+    yield spike
+    process.communicate()
+
+
+def test_a_spike_that_no_sample_saw_is_in_the_peak(spiker):
+    host = HostSampler(spiker.pid)
+    host.sample()
+    host.report()
+    spiker(100 * MIB)
+    host.sample()
+    memory = host.report()
+    assert memory.process_bytes < 60 * MIB
+    # the kernel counts in batches of some pages
+    assert 99 * MIB < memory.peak_process_bytes - memory.process_bytes < 110 * MIB
+    assert memory.peak_working_set_bytes - memory.working_set_bytes > 99 * MIB
+    host.sample()
+    assert host.report().peak_process_bytes < 60 * MIB  # told once
+    host.close()
+
+
+def test_peaks_are_left_alone_when_the_user_wants_ru_maxrss(spiker):
+    host = HostSampler(spiker.pid, reset_peaks=False)
+    host.sample()
+    spiker(100 * MIB)
+    host.sample()
+    assert host.report().peak_process_bytes < 60 * MIB
+    host.close()
+    status = Path(f"/proc/{spiker.pid}/status").read_text()
+    assert int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 > 100 * MIB
+
+
+def test_pages_that_a_fork_left_in_common_are_counted_once(hold):
+    process = hold(200 * MIB, fork=4)
+    tree = ProcessTree(process.pid)
+    assert tree.refresh()
+    assert tree.read().rss_bytes > 1000 * MIB  # until they are measured, each of the five seems to have its own
+    tree.measure_sharing()
+    for _ in range(5):
+        tree.measure_next()
+    assert 200 * MIB < tree.read().rss_bytes < 260 * MIB
+    tree.close()
+
+
+def test_a_sampler_finds_out_by_itself_what_forked_workers_share(hold):
+    process = hold(200 * MIB, fork=2)
+    host = HostSampler(process.pid)
+    for _ in range(30):
+        host.sample()
+    memory = host.report()
+    assert memory.num_processes == 3
+    assert 200 * MIB < memory.process_bytes < 260 * MIB
+    host.close()
+
+
+def test_the_machines_fill_moves_with_what_we_allocate():
+    machine = next(ceiling for ceiling in find_ceilings() if isinstance(ceiling, Machine))
+    before = machine.fill(TreeReading(0, 0))
+    assert 0 < before.used_bytes < machine.limit_bytes
+    assert before.used_bytes + before.reclaimable_bytes <= machine.limit_bytes
     block = bytearray(b"x") * (1024 * MIB)
-    after = working_set_bytes(capacity)
+    after = machine.fill(TreeReading(0, 0))
     del block
-    assert after - before > 400 * MIB  # the rest of the machine may give some back meanwhile
+    assert after.used_bytes - before.used_bytes > 400 * MIB  # the rest of the machine may give some back meanwhile
