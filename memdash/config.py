@@ -118,6 +118,15 @@ class DeviceSection(Section, frozen=True, kw_only=True):
     """Memory of the simulated device, such as `512MiB`; on cuda a cap for this process. Empty = the device's own."""
 
 
+class MemorySection(Section, frozen=True, kw_only=True):
+    """How host memory is watched."""
+
+    host_budget: str = ""
+    """Host memory for the training process and its children, such as `12GiB`: a ceiling to warn of. Empty = none."""
+    exact_peaks: bool = True
+    """Read the kernel's high-water marks, so that a spike between two samples shows; this resets `ru_maxrss`."""
+
+
 class CheckpointSection(Section, frozen=True, kw_only=True):
     """What is saved without being asked."""
 
@@ -160,6 +169,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     device: DeviceSection = DeviceSection()
+    memory: MemorySection = MemorySection()
     checkpoint: CheckpointSection = CheckpointSection()
     on_failure: OnFailureSection = OnFailureSection()
     budget: BudgetSection = BudgetSection()
@@ -243,6 +253,7 @@ SECTIONS: dict[str, type[Section]] = {
         DataSection,
         TrainSection,
         DeviceSection,
+        MemorySection,
         CheckpointSection,
         OnFailureSection,
         BudgetSection,

@@ -214,6 +214,8 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
             "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
         )
     _check_capacity(device, fail)
+    if config.memory.host_budget:
+        _check_bytes("memory.host_budget", config.memory.host_budget, fail)
     if config.budget.wall:
         _check_wall(config.budget.wall, fail)
     if task.name not in BUILT_IN_TASKS:
@@ -228,15 +230,19 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
 
 
+def _check_bytes(key: str, text: str, fail: Any) -> None:
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        fail(key, text, str(error))
+    else:
+        if size <= 0:
+            fail(key, text, "must be more than 0")
+
+
 def _check_capacity(device: DeviceSection, fail: Any) -> None:
     if device.capacity:
-        try:
-            capacity = parse_bytes(device.capacity)
-        except ValueError as error:
-            fail("device.capacity", device.capacity, str(error))
-        else:
-            if capacity <= 0:
-                fail("device.capacity", device.capacity, "must be more than 0")
+        _check_bytes("device.capacity", device.capacity, fail)
     elif device.kind == "simulated":
         fail("device.capacity", "", "a simulated device needs a capacity", 'such as capacity = "2GiB"')
 

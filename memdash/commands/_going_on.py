@@ -18,7 +18,7 @@ from memdash.errors import UsageError
 from memdash.store.run_directory import RunDirectory, find_run
 from memdash.supervisor.launch import dismiss_supervisor, is_supervised
 from memdash.supervisor.ranks import RankProcess
-from memdash.units import parse_duration
+from memdash.units import parse_bytes, parse_duration
 
 INVARIANT = ("run", "task", "model", "data", "train.global_batch")
 """What a run cannot change between two attempts: its position in the data would mean other examples."""
@@ -56,8 +56,13 @@ def still_open(directory: RunDirectory) -> UsageError:
 
 def limits(config: RunConfig) -> dict[str, Any]:
     """What the supervisor, and not the training process, heeds of a config."""
-    wall = config.budget.wall
-    return {"restarts": config.on_failure.restart, "wall_s": parse_duration(wall) if wall else 0.0}
+    wall, host_budget = config.budget.wall, config.memory.host_budget
+    return {
+        "restarts": config.on_failure.restart,
+        "wall_s": parse_duration(wall) if wall else 0.0,
+        "host_budget_bytes": parse_bytes(host_budget) if host_budget else 0,
+        "exact_peaks": config.memory.exact_peaks,
+    }
 
 
 def as_json(config: RunConfig) -> bytes:

@@ -41,6 +41,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Further attempts that the supervisor may launch by itself when one has failed."""
     wall_s: float = 0.0
     """Seconds that an attempt may take, pauses left out; 0 = no limit."""
+    host_budget_bytes: int = 0
+    """Host memory that the training process and its children may use; 0 = whatever there is."""
+    exact_peaks: bool = True
+    """Whether their high-water marks are read, and so reset."""
     memdash_version: str = ""
 
 

@@ -90,7 +90,7 @@ class Attempts:
             self._telemetry.advance(RankExited(time_s=time.time(), exit_code=None))
             return
         self._telemetry.advance(LinkChanged(linked=False))
-        self._sampler = HostSampler(self._rank.pid)
+        self._sampler = self._sampler_of(self._rank.pid)
         self._telemetry.journal("warning", "link", f"a new supervisor has adopted pid {self._rank.pid}")
 
     def _start(self, attempt: int, arguments: Sequence[str], *, by_policy: bool = False) -> None:
@@ -108,7 +108,7 @@ class Attempts:
         self._output.mark()
         argv = [*record.argv, *arguments]
         self._rank = RankProcess.start(argv, environment, record.cwd, self._output.descriptor)
-        self._sampler, self._ended_at_s = HostSampler(self._rank.pid), None
+        self._sampler, self._ended_at_s = self._sampler_of(self._rank.pid), None
         self._telemetry.advance(
             RankStarted(time_s=time.time(), pid=self._rank.pid, attempt=attempt, by_policy=by_policy)
         )
@@ -138,6 +138,9 @@ class Attempts:
         if decision.why:  # before the end is told: whoever follows a run leaves then
             self._telemetry.journal("warning", "state", decision.why)
         self._telemetry.advance(exited)
+
+    def _sampler_of(self, pid: int) -> HostSampler:
+        return HostSampler(pid, self._record.host_budget_bytes, reset_peaks=self._record.exact_peaks)
 
     def _restart_arguments(self, decision: Restart) -> list[str]:
         """From the last full checkpoint; from the beginning when there is none."""
