@@ -102,6 +102,55 @@ class HostMemory(Value, frozen=True, kw_only=True):
     shm_capacity_bytes: int | None = None
 
 
+class GpuProcess(Value, frozen=True, kw_only=True):
+    """One process on a GPU, as the driver lists it."""
+
+    pid: int
+    """As the driver numbers it: inside a container, often the host's number."""
+    name: str = ""
+    """Empty when the process has vanished or cannot be seen from here."""
+    used_bytes: int | None = None
+    ours: bool | None = None
+    """Whether it is of this run; None where the driver's numbers cannot be matched to ours."""
+
+
+class GpuReading(Value, frozen=True, kw_only=True):
+    """One GPU or MIG instance as NVML sees it, for all who use it; None where the driver has no such figure."""
+
+    index: int
+    """NVML's number of the GPU, as nvidia-smi shows it."""
+    instance: int | None = None
+    """Number of the MIG instance on it; None for a whole GPU."""
+    cuda_index: int | None = None
+    """N where the training process says `cuda:N`; None where that cannot be told for sure."""
+    uuid: str = ""
+    name: str = ""
+    kind: MemoryKind
+    """`exact`, or `unavailable` when not even the memory could be read."""
+    total_bytes: int | None = None
+    used_bytes: int | None = None
+    """By processes; where `reserved_bytes` is None, what the driver keeps for itself is in here."""
+    free_bytes: int | None = None
+    reserved_bytes: int | None = None
+    """What driver and firmware keep for themselves."""
+    own_bytes: int | None = None
+    """Of this run's processes, CUDA context and libraries included."""
+    others_bytes: int | None = None
+    """Of everybody else's processes."""
+    utilization_percent: int | None = None
+    """Share of the last sampling period (0.2 to 1 s) in which any kernel ran."""
+    temperature_c: int | None = None
+    """Of the whole card, for a MIG instance too."""
+    power_w: float | None = None
+    """Of the whole card, for a MIG instance too."""
+    processes: list[GpuProcess] = []
+    """The largest ones."""
+    num_processes: int | None = None
+    """All of them, listed or not."""
+    reason: str = ""
+    """Why figures are missing, in words for a person."""
+
+
 def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
     """Capacity less the peak of the last step: the next step needs that peak again, and nothing frees it in time.
 
@@ -414,6 +463,9 @@ class RunState(Message, frozen=True, kw_only=True):
     """The last evaluation."""
     memory: DeviceMemory | None = None
     host: HostMemory | None = None
+    gpus: list[GpuReading] = []
+    gpus_reason: str = ""
+    """Why there is none, in words for a person."""
     num_ooms: int = 0
     """Device out-of-memory errors reported in this run, recovered or not."""
     num_recoveries: int = 0
@@ -456,6 +508,16 @@ class HostSample(Message, frozen=True, kw_only=True):
 
     time_s: float
     host: HostMemory
+
+
+class GpuSample(Message, frozen=True, kw_only=True):
+    """The GPUs that this run may use, read by the supervisor; at most two a second."""
+
+    time_s: float
+    gpus: list[GpuReading]
+    """In the order in which CUDA numbers them, as far as that is known."""
+    reason: str = ""
+    """Why there is none."""
 
 
 class JournalEntry(Message, frozen=True, kw_only=True):
@@ -533,6 +595,7 @@ FromSupervisor = (
     | Refused
     | RunState
     | HostSample
+    | GpuSample
     | StepReport
     | MemorySample
     | EvaluationReport

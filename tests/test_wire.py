@@ -22,6 +22,16 @@ HOST = wire.HostMemory(
     capacity_source="/proc/meminfo: MemTotal",
 )
 
+GPU = wire.GpuReading(
+    index=0,
+    kind="exact",
+    uuid="GPU-1",
+    total_bytes=100,
+    temperature_c=61,
+    power_w=71.5,
+    processes=[wire.GpuProcess(pid=7, used_bytes=None, ours=True)],
+)
+
 
 @pytest.mark.parametrize(
     ("decoder", "message"),
@@ -30,7 +40,8 @@ HOST = wire.HostMemory(
         (wire.to_rank, wire.Stop(command_id="x", save="light")),
         (wire.from_rank, wire.MemorySample(rank=0, seq=1, time_s=1.5, step=2, memory=MEMORY)),
         (wire.from_supervisor, wire.HostSample(time_s=1.0, host=HOST)),
-        (wire.from_supervisor, wire.RunState(run_id="r", name='ü\n"', memory=MEMORY, host=HOST)),
+        (wire.from_supervisor, wire.RunState(run_id="r", name='ü\n"', memory=MEMORY, host=HOST, gpus=[GPU])),
+        (wire.from_supervisor, wire.GpuSample(time_s=1.0, gpus=[GPU])),
     ],
 )
 def test_round_trip(decoder, message):

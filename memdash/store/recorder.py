@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from memdash import wire
@@ -18,6 +19,21 @@ HOST_COLUMNS = (
     "working_set_bytes",
     "peak_working_set_bytes",
     "capacity_bytes",
+)
+GPU_COLUMNS = (
+    "time_s",
+    "attempt",
+    "index",
+    "instance",
+    "total_bytes",
+    "used_bytes",
+    "free_bytes",
+    "reserved_bytes",
+    "own_bytes",
+    "others_bytes",
+    "utilization_percent",
+    "temperature_c",
+    "power_w",
 )
 RANK_COLUMNS = (
     "time_s",
@@ -53,6 +69,7 @@ class Recorder:
         self._journal = Journal(directory.journal)
         self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
         self._ranks: dict[int, SampleWriter] = {}
+        self._gpus: dict[int, SampleWriter] = {}
         self.error = ""
         """The last write that failed, such as a full disk; empty when the last one succeeded."""
         self.lost = 0
@@ -76,6 +93,12 @@ class Recorder:
         )
         self._guard(lambda: self._host.append(row))
 
+    def gpus(self, sample: wire.GpuSample, attempt: int) -> None:
+        """Append one row for each GPU, to the file of its place in the sample."""
+        for place, gpu in enumerate(sample.gpus):
+            row = (sample.time_s, attempt, *(getattr(gpu, name) for name in GPU_COLUMNS[2:]))
+            self._guard(partial(self._append_gpu, place, row))
+
     def rank(self, sample: wire.StepReport | wire.MemorySample, attempt: int) -> None:
         """Append one row of a rank; a MemorySample leaves the step's own columns empty."""
         self._guard(lambda: self._rank_file(sample.rank).append(_rank_row(sample, attempt)))
@@ -87,13 +110,18 @@ class Recorder:
     def close(self) -> None:
         """Close every file."""
         self._journal.close()
-        for writer in (self._host, *self._ranks.values()):
+        for writer in (self._host, *self._ranks.values(), *self._gpus.values()):
             writer.close()
 
     def _rank_file(self, rank: int) -> SampleWriter:
         if rank not in self._ranks:
             self._ranks[rank] = SampleWriter(self._directory.samples / f"rank-{rank}.rec", RANK_COLUMNS)
         return self._ranks[rank]
+
+    def _append_gpu(self, place: int, row: tuple[float | None, ...]) -> None:
+        if place not in self._gpus:
+            self._gpus[place] = SampleWriter(self._directory.samples / f"gpu-{place}.rec", GPU_COLUMNS)
+        self._gpus[place].append(row)
 
     def _guard(self, write: Callable[[], None]) -> None:
         try:
@@ -116,6 +144,14 @@ def recorded_ranks(directory: RunDirectory) -> Iterator[tuple[int, dict[str, flo
         rank = int(path.stem.removeprefix("rank-"))
         for row in _rows(path):
             yield rank, row
+
+
+def recorded_gpus(directory: RunDirectory) -> Iterator[tuple[int, dict[str, float | None]]]:
+    """The rows of every GPU with its place among them, GPU by GPU, oldest first."""
+    for path in sorted(directory.samples.glob("gpu-*.rec"), key=lambda path: int(path.stem.removeprefix("gpu-"))):
+        place = int(path.stem.removeprefix("gpu-"))
+        for row in _rows(path):
+            yield place, row
 
 
 def _rows(path: Path) -> Iterator[dict[str, float | None]]:

@@ -236,6 +236,10 @@ def _host_sampled(state: RunState, sample: wire.HostSample) -> RunState:
     return _set(state, host=sample.host)
 
 
+def _gpus_sampled(state: RunState, sample: wire.GpuSample) -> RunState:
+    return _set(state, gpus=sample.gpus, gpus_reason=sample.reason)
+
+
 def _command_failed(state: RunState, event: CommandFailed) -> RunState:
     """What a failed Pause or Stop had announced is taken back."""
     if state.status in ("pausing", "stopping") and isinstance(event.command, wire.Pause | wire.Stop):
@@ -312,6 +316,7 @@ _TRANSITIONS: dict[type, Any] = {
     CommandApplied: _command_applied,
     CommandFailed: _command_failed,
     wire.HostSample: _host_sampled,
+    wire.GpuSample: _gpus_sampled,
     wire.TrainingStarted: _training_started,
     wire.StepReport: _step_reported,
     wire.MemorySample: _memory_sampled,

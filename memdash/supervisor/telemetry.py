@@ -70,6 +70,12 @@ class Telemetry:
         self.history.host(sample.time_s, msgspec.structs.asdict(sample.host))
         self.fanout.send(sample, sample=True)
 
+    def gpus(self, sample: wire.GpuSample) -> None:
+        """A reading of the GPUs."""
+        self.advance(sample)
+        self._recorder.gpus(sample, self.state.attempt)
+        self.fanout.send(sample, sample=True)
+
     def output(self, text: str, skipped_bytes: int) -> None:
         """What the training process printed."""
         self.fanout.send(wire.OutputChunk(text=text, skipped_bytes=skipped_bytes), sample=True)

@@ -9,7 +9,7 @@ import pytest
 
 from memdash import wire
 from memdash.store.journal import read_journal
-from memdash.store.recorder import Recorder, recorded_hosts
+from memdash.store.recorder import Recorder, recorded_gpus, recorded_hosts
 from memdash.store.run_directory import RunDirectory
 
 HOST = wire.HostMemory(
@@ -55,3 +55,19 @@ def test_a_full_disk(tmp_path, full_disk):
     assert [row["time_s"] for row in recorded_hosts(directory)] == [1.0, 3.0]
     assert directory.state() is None
     assert read_journal(directory.journal) == []
+
+
+def test_gpus_are_recorded_by_their_place(tmp_path):
+    (tmp_path / "samples").mkdir()
+    directory = RunDirectory(tmp_path)
+    recorder = Recorder(directory)
+    whole = wire.GpuReading(index=3, kind="exact", total_bytes=80, used_bytes=30, power_w=71.5)
+    instance = wire.GpuReading(index=5, instance=1, kind="unavailable")
+    recorder.gpus(wire.GpuSample(time_s=1.0, gpus=[whole, instance]), 0)
+    recorder.gpus(wire.GpuSample(time_s=2.0, gpus=[whole]), 1)
+    recorder.close()
+    rows = [(place, row["time_s"], row["attempt"], row["index"]) for place, row in recorded_gpus(directory)]
+    assert rows == [(0, 1.0, 0, 3), (0, 2.0, 1, 3), (1, 1.0, 0, 5)]
+    first, *_, last = (row for _, row in recorded_gpus(directory))
+    assert (first["instance"], first["used_bytes"], first["others_bytes"], first["power_w"]) == (None, 30, None, 71.5)
+    assert (last["instance"], last["used_bytes"]) == (1, None)
