@@ -56,6 +56,10 @@ class DeviceMemory(Value, frozen=True, kw_only=True):
     kind: MemoryKind
     capacity_bytes: int | None = None
     """The lowest ceiling that applies to this process on this device."""
+    total_bytes: int | None = None
+    """Of the whole device."""
+    free_bytes: int | None = None
+    """Of the whole device: neither this process nor another has it."""
     allocated_bytes: int | None = None
     reserved_bytes: int | None = None
     active_bytes: int | None = None

@@ -133,6 +133,8 @@ class SimulatedDevice:
             device=self.name,
             kind="simulated",
             capacity_bytes=stats.capacity,
+            total_bytes=stats.capacity,
+            free_bytes=stats.capacity - stats.reserved,
             allocated_bytes=stats.allocated,
             reserved_bytes=stats.reserved,
             active_bytes=stats.allocated,

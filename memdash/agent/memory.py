@@ -31,7 +31,7 @@ def cuda_memory(index: int = 0) -> MemoryReader:
     def read() -> DeviceMemory:
         stats = read_nested(index)
         free_bytes, _ = torch.cuda.mem_get_info(index)
-        memory = from_nested_stats(stats, f"cuda:{index}", free_bytes, cap_bytes(total_bytes, index))
+        memory = from_nested_stats(stats, f"cuda:{index}", free_bytes, total_bytes, cap_bytes(total_bytes, index))
         torch.cuda.reset_peak_memory_stats(index)
         return memory
 
@@ -46,8 +46,10 @@ def cap_bytes(total_bytes: int, index: int) -> int:
     return int(total_bytes * fraction)
 
 
-def from_nested_stats(stats: dict[str, Any], device: str, free_bytes: int, cap_bytes: int) -> DeviceMemory:
-    """The figures from torch's nested statistics.
+def from_nested_stats(
+    stats: dict[str, Any], device: str, free_bytes: int, total_bytes: int, cap_bytes: int
+) -> DeviceMemory:
+    """The figures from torch's nested statistics; free and total are the device's.
 
     The capacity is the lower of the process's cap and what the device has left for it: free + reserved, so that
     other processes and the CUDA context count against it.
@@ -61,6 +63,8 @@ def from_nested_stats(stats: dict[str, Any], device: str, free_bytes: int, cap_b
         device=device,
         kind="exact",
         capacity_bytes=min(cap_bytes, free_bytes + reserved_bytes),
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
         allocated_bytes=pick("allocated_bytes", "current"),
         reserved_bytes=reserved_bytes,
         active_bytes=pick("active_bytes", "current"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _OTHER_KEYS = (
     ("q", "Detach: the run goes on; `memdash attach RUN` comes back to it. Ctrl-C does the same."),
     ("1 2 3 4", "Memory, training, journal, output; the same key again shows everything."),
+    ("l", "The ledger: where every byte of the device and of host memory is, and what could be done about it."),
     ("w", "How much time the plots show: 1 minute, 5 minutes, 30 minutes, all."),
     ("z", "Memory plots from zero to capacity, or zoomed to what is shown."),
     ("tab", "Focus the journal or the output, to scroll with the arrow and page keys."),

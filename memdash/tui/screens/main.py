@@ -15,6 +15,7 @@ from memdash.errors import PlanError
 from memdash.tui.actions import ACTIONS, Action, ActionName, refusal, simple_command
 from memdash.tui.figures import simulated
 from memdash.tui.screens.help import HelpScreen
+from memdash.tui.screens.ledger import LedgerScreen
 from memdash.tui.screens.split import SplitScreen
 from memdash.tui.screens.stop import Save, StopScreen
 from memdash.tui.widgets.banner import Banner
@@ -46,6 +47,7 @@ class MainScreen(Screen[None]):
         *(Binding(action.key, f"ask('{action.name}')", action.label, show=False) for action in ACTIONS),
         *(Binding(str(index), f"view({index})", name, show=False) for index, name in enumerate(VIEWS)),
         Binding("q", "leave", "detach", show=False),
+        Binding("l", "ledger", "ledger", show=False),
         Binding("question_mark", "help", "help", show=False),
         Binding("w", "span", "time shown", show=False),
         Binding("z", "zoom", "zoom memory", show=False),
@@ -139,6 +141,10 @@ class MainScreen(Screen[None]):
     def action_help(self) -> None:
         """The help screen."""
         self.app.push_screen(HelpScreen())
+
+    def action_ledger(self) -> None:
+        """Where the memory is."""
+        self.app.push_screen(LedgerScreen())
 
     def action_leave(self) -> None:
         """Leave; the run goes on."""
