@@ -81,6 +81,8 @@ class HostMemory(Value, frozen=True, kw_only=True):
     """Resident set of the training process and its children, pages that they share counted once."""
     peak_process_bytes: int = 0
     """Maximum since the sample before, by the kernel's high-water marks."""
+    main_process_bytes: int = 0
+    """Resident set of the training process alone; 0 = unknown."""
     num_processes: int
     swap_bytes: int = 0
     """What of them is swapped out."""
@@ -494,7 +496,9 @@ class RunState(Message, frozen=True, kw_only=True):
     out_of_time: bool = False
     """Whether this attempt's wall budget is used up."""
     oom_killed: bool = False
-    """Whether the kernel's OOM killer ended it."""
+    """Whether the kernel's OOM killer ended it, or a DataLoader worker of it."""
+    worker_killed: bool = False
+    """Whether it was a DataLoader worker."""
     run_dir: str = ""
 
 
