@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from memdash import wire
+from memdash.causes import Cause, Causes
 from memdash.store.recorder import Recorder
 from memdash.supervisor.fanout import Fanout
 from memdash.supervisor.history import History
@@ -32,6 +33,7 @@ class Telemetry:
         self._unsent = self._unsaved = False
         self._sent_s = self._saved_s = 0.0
         self._store_error = ""
+        self._causes = Causes()
 
     def receive(self, message: wire.Telemetry) -> None:
         """One message of a rank."""
@@ -43,6 +45,8 @@ class Telemetry:
         before, self.state = self.state, advance(self.state, event)
         if self.state is not before:
             self._unsent = self._unsaved = True
+        if self.state.attempt != before.attempt:
+            self._causes = Causes()
         if self.state.status != before.status:
             if self.state.status not in ANNOUNCED:
                 self.journal(_status_level(self.state.status), "state", _status_text(self.state))
@@ -69,12 +73,14 @@ class Telemetry:
         self._recorder.host(sample, self.state.attempt)
         self.history.host(sample.time_s, msgspec.structs.asdict(sample.host))
         self.fanout.send(sample, sample=True)
+        self._name(self._causes.host(sample, self.state.phase))
 
     def gpus(self, sample: wire.GpuSample) -> None:
         """A reading of the GPUs."""
         self.advance(sample)
         self._recorder.gpus(sample, self.state.attempt)
         self.fanout.send(sample, sample=True)
+        self._name(self._causes.gpus(sample))
 
     def output(self, text: str, skipped_bytes: int) -> None:
         """What the training process printed."""
@@ -104,6 +110,10 @@ class Telemetry:
         self._unsaved, self._saved_s = False, now_s
         self._recorder.state(self.state)
 
+    def _name(self, causes: list[Cause]) -> None:
+        for cause in causes:
+            self.journal(cause.level, "memory", cause.text)
+
     # ---- one short function per message kind ----
 
     def _training_started(self, message: wire.TrainingStarted) -> None:
@@ -122,6 +132,8 @@ class Telemetry:
             row |= msgspec.structs.asdict(message.memory)
         self.history.rank(message.rank, message.time_s, row)
         self.fanout.send(message, sample=True)
+        if isinstance(message, wire.StepReport):
+            self._name(self._causes.step(message))
 
     def _phase_changed(self, message: wire.PhaseChanged) -> None:
         self.advance(message)
