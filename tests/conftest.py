@@ -13,7 +13,7 @@ import pytest
 
 os.environ.pop("NO_COLOR", None)  # it would change every picture of the dashboard
 
-pytest_plugins = ["tests.supervised"]
+pytest_plugins = ["tests.supervised", "tests.nvml_standin"]
 
 WAIT_S = 20.0
 
