@@ -12,7 +12,7 @@
  *   procs=0/12/4096,1/77/-1   GPU, pid, bytes (-1: not available); many=500 adds so many on GPU 0
  *   draws=1          processes of graphics, the same
  *
- * NVML_STANDIN_LOG names a file that gets one letter a call: I init, M memory, P process list.
+ * NVML_STANDIN_LOG names a file that gets one letter a call: I init, H handle, M memory, P process list.
  * Built with MIDDLE_DRIVER it has process lists of version 2 only, with OLD_DRIVER it lacks what old drivers lack, with
  * ANCIENT_DRIVER even nvmlInitWithFlags.
  */
@@ -119,6 +119,7 @@ int nvmlDeviceGetCount_v2(unsigned *count)
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **device)
 {
+    note('H');
     if (index >= MAX_DEVICES || index >= number("gpus", 1))
         return INVALID_ARGUMENT;
     whole[index] = (struct device){.index = (int)index, .instance = -1};
