@@ -70,7 +70,8 @@ class Link:
         self._outbox = Outbox()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._unsent = b""  # the rest of the frame whose first bytes are already gone
+        self._frame = b""  # the one being sent; it is sent again, and whole, when the connection breaks meanwhile
+        self._unsent = b""  # what is left of it, and of a greeting before it
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._closing = False
         self._refused = ""
@@ -153,7 +154,7 @@ class Link:
             return None
         with self._lock:
             self._socket = connection
-            self._unsent = b"".join(wire.encode(message) for message in self._greeting())
+            self._unsent = b"".join(wire.encode(message) for message in self._greeting()) + self._frame
             self._flush()
         return connection
 
@@ -192,9 +193,9 @@ class Link:
         while self._socket is not None:
             if not self._unsent:
                 frame = self._outbox.pop()
+                self._frame = self._unsent = frame or b""
                 if frame is None:
                     return True
-                self._unsent = frame
             try:
                 sent = self._socket.send(self._unsent)
             except (BlockingIOError, InterruptedError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -116,6 +117,49 @@ def test_it_reconnects_and_loses_nothing_that_was_not_sent(path, listen):
     server = listen()
     connection, _ = server.accept()
     assert read_steps(connection, 1) == [2]
+    link.close()
+    connection.close()
+
+
+def test_the_frame_that_a_dying_supervisor_did_not_take_is_sent_to_the_next(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()
+    wait_until(lambda: link._socket is not None, "the connection")
+    with link._lock:  # before the link's thread notices
+        connection.close()
+        server.close()
+        link._outbox.put(wire.encode(notice(1)), sample=True)
+        assert not link._flush()
+    connection, _ = listen().accept()
+    assert read_steps(connection, 1) == [1]
+    link.close()
+    connection.close()
+
+
+def test_a_frame_cut_in_two_by_the_end_of_a_connection_is_sent_again_whole(path, listen):
+    server = listen()
+    link = Link(str(path), hello)
+    link.start()
+    connection, _ = server.accept()
+    wait_until(lambda: link._socket is not None, "the connection")
+    for number in range(9):
+        text = "x" * (500 << 10)
+        link.put(wire.Notice(rank=0, time_s=1.0, step=number, level="info", text=text))
+    connection.setblocking(False)
+    data = b""
+    with link._lock:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data += connection.recv(1 << 16)
+        connection.close()
+        server.close()
+    whole, _, half = data.rpartition(b"\n")
+    assert half
+    connection, _ = listen().accept()
+    came = whole.count(b'"Notice"')
+    assert read_steps(connection, 9 - came) == list(range(came, 9))
     link.close()
     connection.close()
 
