@@ -28,6 +28,7 @@ from memdash.supervisor.budget import WallBudget
 from memdash.supervisor.control import Control
 from memdash.supervisor.events import LinkChanged
 from memdash.supervisor.fanout import SLOW_BYTES, Viewer
+from memdash.supervisor.gpus import Gpus
 from memdash.supervisor.history import History
 from memdash.supervisor.output import OutputLog
 from memdash.supervisor.run_state import is_final
@@ -79,6 +80,7 @@ class _Supervisor:
         self._server = Server(self, socket_path(self.run_id))
         self._attempts = Attempts(directory, self._telemetry, self._output, lambda: bool(self._server.ranks))
         self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
+        self._gpus = Gpus(self._telemetry, {**os.environ, **self._record.env})
         self._budget = WallBudget(self._telemetry, self._control, self._record.wall_s)
         self._backfills: set[asyncio.Task[None]] = set()
         self._idle_since_s = time.monotonic()
@@ -111,6 +113,7 @@ class _Supervisor:
         finally:
             if self._found is None or not is_final(self._found):  # else we have only shown it
                 self._telemetry.flush_state()
+            self._gpus.close()
             await self._server.stop()
             self._recorder.close()
 
@@ -141,6 +144,8 @@ class _Supervisor:
         self._attempts.sample()
         if self._beats % HOST_REPORT_BEATS == 0 and (sample := self._attempts.report()):
             self._telemetry.host(sample)
+        if self._beats % HOST_REPORT_BEATS == 0:
+            self._gpus.tick()
         self._read_output()
         self._attempts.watch(now_s)
         self._control.tick(now_s)
