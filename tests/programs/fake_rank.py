@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--global-batch", type=int, default=16)
     parser.add_argument("--flood-mib", type=int, default=8)
     parser.add_argument("--no-batch", action="store_true", help="offer no SetBatchSplit")
+    parser.add_argument("--device", default="simulated")
     parser.add_argument("--failing-save", action="store_true")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--mute", action="store_true", help="never say Hello")
@@ -64,7 +65,7 @@ class FakeRank:
             global_batch=self.split.global_batch,
             micro_batch=self.split.micro_batch,
             model="fake",
-            device="simulated",
+            device=self.args.device,
         )
 
     def memory(self) -> DeviceMemory:
