@@ -18,6 +18,8 @@ class CgroupLevel:
 
     path: Path
     version: int
+    name: str = ""
+    """As the kernel's log names it, as far as it can be seen from here: `/user.slice/job`."""
 
     @property
     def limit_file(self) -> Path:
@@ -36,8 +38,20 @@ class CgroupLevel:
 
     @property
     def events_file(self) -> Path:
-        """Where `oom_kill` is counted."""
+        """Where events of the cgroup are counted; on v2 those of all cgroups below, too."""
         return self.path / ("memory.events" if self.version == 2 else "memory.oom_control")
+
+    @property
+    def own_events_file(self) -> Path:
+        """Where those of the cgroup alone are counted."""
+        local = self.path / "memory.events.local"
+        return local if self.version == 2 and local.exists() else self.events_file
+
+    def limit_hits(self) -> int:
+        """How often the hard limit was in the way; on v1 that includes each time when page cache was dropped instead."""
+        if self.version == 1:
+            return _number(self.path / "memory.failcnt") or 0
+        return read_field(self.own_events_file, "oom") or 0
 
     def limit_bytes(self) -> int | None:
         """The hard limit, or None for none."""
@@ -46,6 +60,10 @@ class CgroupLevel:
     def usage_bytes(self) -> int | None:
         """Bytes in use now, or None when that cannot be read."""
         return _number(self.usage_file)
+
+    def kills_together(self) -> bool:
+        """Whether one OOM ends every process of the cgroup (v2 memory.oom.group), a supervisor's too."""
+        return self.version == 2 and _number(self.path / "memory.oom.group") == 1
 
     def throttle_bytes(self) -> int | None:
         """Where the kernel begins to slow the cgroup down (v2 memory.high), or None for nowhere."""
@@ -69,11 +87,6 @@ def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[Cgrou
         if mount is not None:
             levels += _ancestors(path, *mount, version, root)
     return levels
-
-
-def oom_kills(levels: list[CgroupLevel]) -> int:
-    """How often the kernel's OOM killer struck in the leaf cgroup or any ancestor (the largest count)."""
-    return max((read_field(level.events_file, "oom_kill") or 0 for level in levels), default=0)
 
 
 def read_field(path: Path, name: str) -> int | None:
@@ -116,7 +129,11 @@ def _ancestors(path: str, mount_root: str, mount_point: str, version: int, root:
     if not leaf.is_dir():  # a namespace shows us a path that is not there: only the mount point is ours to see
         leaf = top
     chain = [leaf, *leaf.parents]
-    return [CgroupLevel(level, version) for level in chain[: chain.index(top) + 1]]
+    outside = "" if mount_root == "/" else mount_root
+    names = (f"{outside}/{level.relative_to(top)}".removesuffix("/.") or "/" for level in chain)
+    return [
+        CgroupLevel(level, version, name) for level, name in zip(chain[: chain.index(top) + 1], names, strict=False)
+    ]
 
 
 def _limit(path: Path) -> int | None:

@@ -27,6 +27,8 @@ class TreeReading:
     """Resident, pages that several of them share counted once."""
     count: int
     """How many processes."""
+    main_bytes: int = 0
+    """Resident, of the first process alone."""
     vm_size_bytes: int = 0
     """Address space of the first process alone."""
     vm_data_bytes: int = 0
@@ -62,10 +64,12 @@ class ProcessTree:
     _unmeasured: deque[int] = field(default_factory=deque)
     _twice: dict[int, int] = field(default_factory=dict)
     _shared_twice_bytes: int = 0
+    _found: deque[set[int]] = field(default_factory=lambda: deque(maxlen=2))
 
     def refresh(self) -> bool:
         """Look for processes that came and went; whether there were any. Ask this once a second or so."""
         pids = descendants(self.root)
+        self._found.append(pids)
         gone = self._processes.keys() - pids
         for pid in gone:
             self._processes.pop(pid).close()
@@ -75,13 +79,18 @@ class ProcessTree:
                 self._processes[pid] = self._open(pid)
         return bool(gone or new)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Those that the last refresh has found, and the one before: some may have just ended."""
+        return tuple(set[int]().union(*self._found))
+
     def read(self) -> TreeReading:
         """All of them now.
 
         File pages and shared memory count only in the process where they are largest. Pages that a fork has left
         in common look private to each; `measure_next` finds out how many are counted twice.
         """
-        largest_shared, total, count, size, data = 0, 0, 0, 0, 0
+        largest_shared, total, count, main, size, data = 0, 0, 0, 0, 0, 0
         for pid, process in self._processes.items():
             try:
                 fields = os.pread(process.statm, 256, 0).split()
@@ -95,9 +104,9 @@ class ProcessTree:
             total += resident - shared
             count += 1
             if pid == self.root:
-                size, data = int(fields[0]) * PAGE_BYTES, int(fields[5]) * PAGE_BYTES
+                main, size, data = resident, int(fields[0]) * PAGE_BYTES, int(fields[5]) * PAGE_BYTES
         twice = min(self._shared_twice_bytes, total) if count > 1 else 0
-        return TreeReading(total + largest_shared - twice, count, size, data)
+        return TreeReading(total + largest_shared - twice, count, main, size, data)
 
     def take_peak(self) -> int:
         """How far above the present they have been since the last call, in bytes, by the kernel's high-water marks.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from memdash.host.capacity import CgroupLevel, cgroup_levels, oom_kills, read_field
+from memdash.host.capacity import CgroupLevel, cgroup_levels, read_field
 from memdash.host.ceilings import Ceiling, binding, find_ceilings
 from memdash.host.pressure import Pressure, pressure_file
 from memdash.host.process_tree import ProcessTree, TreeReading
@@ -26,7 +26,6 @@ class HostSampler:
         self._levels = cgroup_levels(pid)
         self._pressure = Pressure(pressure_file(self._levels))
         self._ceilings = find_ceilings(pid, budget_bytes)
-        self._oom_kills_before = oom_kills(self._levels)
         self._throttled_before = _throttled(self._levels)
         self._count = 0
         self._measure_in = self._measure_wait = FIRST_MEASURE
@@ -34,6 +33,13 @@ class HostSampler:
         self.ceiling: Ceiling = binding(self._ceilings, self._reading)
         self._fill = self.ceiling.fill(self._reading)
         self._peak_bytes = self._tree_peak_bytes = 0
+        self.shm_peak_bytes = 0
+        """The most that was ever seen in /dev/shm."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process and its descendants, as they were last seen."""
+        return self._tree.pids if self._tree else (self._pid,)
 
     def sample(self) -> None:
         """Read once and remember the peak."""
@@ -45,6 +51,7 @@ class HostSampler:
         self._fill = self.ceiling.fill(self._reading)
         self._tree_peak_bytes = max(self._tree_peak_bytes, self._reading.rss_bytes)
         self._peak_bytes = max(self._peak_bytes, self._fill.used_bytes)
+        self.shm_peak_bytes = max(self.shm_peak_bytes, _shm()[0] or 0)
 
     def report(self) -> HostMemory:
         """The last sample, with the peak since the report before: the kernel's own where it keeps one."""
@@ -59,6 +66,7 @@ class HostSampler:
             kind="exact" if self._tree else "estimated",
             process_bytes=rss,
             peak_process_bytes=tree_peak,
+            main_process_bytes=self._reading.main_bytes,
             num_processes=self._reading.count,
             swap_bytes=self._tree.swap_bytes if self._tree else 0,
             working_set_bytes=used,
@@ -73,10 +81,6 @@ class HostSampler:
             shm_bytes=shm[0],
             shm_capacity_bytes=shm[1],
         )
-
-    def oom_kills(self) -> int:
-        """Kills by the kernel's OOM killer in our cgroups since the sampler was made."""
-        return oom_kills(self._levels) - self._oom_kills_before
 
     def close(self) -> None:
         """Close every descriptor."""

@@ -5,23 +5,31 @@ Called in the supervisor's process, from its one thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
 
 from memdash import wire
 from memdash.checkpoints import complete
+from memdash.host.exit_status import process_start
+from memdash.host.oom_evidence import OomBaseline, OomWatch
 from memdash.host.sampler import HostSampler
 from memdash.locations import socket_path
+from memdash.store.process_record import ProcessRecord, boot_id, write_process
 from memdash.store.run_directory import RunDirectory
+from memdash.supervisor.adoption import Found, find
 from memdash.supervisor.events import LinkChanged, RankExited, RankStarted
-from memdash.supervisor.output import OutputLog, python_error
+from memdash.supervisor.output import OutputLog
 from memdash.supervisor.policy import Restart, after_failure
 from memdash.supervisor.ranks import RankProcess
 from memdash.supervisor.run_state import advance, is_final
 from memdash.supervisor.telemetry import Telemetry
+from memdash.supervisor.verdict import judge
 
 LAST_WORDS_S = 2.0  # a forked child of a dead process may hold its connection open for ever
+EVIDENCE_S = 1.0  # the kernel counts a kill, then kills, then writes its log
+LOOK_BEATS = 10  # between two looks at the kernel's counter
 
 
 class Attempts:
@@ -37,7 +45,10 @@ class Attempts:
         self._linked = linked
         self._rank: RankProcess | None = None
         self._sampler: HostSampler | None = None
+        self._oom = OomWatch(OomBaseline([], {}, None))
         self._ended_at_s: float | None = None
+        self._beats = 0
+        self._kills = self._kills_told = 0
 
     @property
     def running(self) -> bool:
@@ -77,21 +88,39 @@ class Attempts:
         """Notice its end, after its last words; make it end when it was asked to and did not."""
         if self._rank is None:
             return
-        if self._rank.ended():
-            self._ended_at_s = self._ended_at_s or now_s
-            if not self._linked() or now_s - self._ended_at_s > LAST_WORDS_S:
-                self._ended(self._rank)
-        elif self._rank.kill_when_due():
+        if not self._rank.ended():
+            self._watch_living(self._rank)
+            return
+        self._ended_at_s = self._ended_at_s or now_s
+        ended_for_s = now_s - self._ended_at_s
+        if self._linked() and ended_for_s <= LAST_WORDS_S:
+            return
+        if ended_for_s <= EVIDENCE_S and self._oom.evidence().log_is_behind:
+            return
+        self._ended(self._rank)
+
+    def _watch_living(self, rank: RankProcess) -> None:
+        if rank.kill_when_due():
             self._telemetry.journal("error", "state", "it did not end when asked: killed")
+        self._beats += 1
+        if self._beats % LOOK_BEATS:
+            return
+        before, self._kills = self._kills, self._oom.kills()
+        if before > self._kills_told:  # seen a second ago, and it lives: the kernel took something else
+            self._kills_told = before
+            self._telemetry.journal("warning", "memory", _struck(self._oom))
 
     def _adopt(self, found: wire.RunState) -> None:
-        self._rank = RankProcess.adopt(found.pid, self._record.run_id) if found.pid else None
-        if self._rank is None:
-            self._telemetry.advance(RankExited(time_s=time.time(), exit_code=None))
+        adopted = find(self._directory, found)
+        for level, text in adopted.story:
+            self._telemetry.journal(level, "link", text)
+        self._oom, self._rank = adopted.oom, adopted.rank
+        if adopted.rank is None:
+            self._ended_unseen(adopted)
             return
+        self._output.mark(adopted.output_bytes)
         self._telemetry.advance(LinkChanged(linked=False))
-        self._sampler = self._sampler_of(self._rank.pid)
-        self._telemetry.journal("warning", "link", f"a new supervisor has adopted pid {self._rank.pid}")
+        self._sampler = self._sampler_of(adopted.rank.pid)
 
     def _start(self, attempt: int, arguments: Sequence[str], *, by_policy: bool = False) -> None:
         record = self._record
@@ -109,26 +138,71 @@ class Attempts:
         argv = [*record.argv, *arguments]
         self._rank = RankProcess.start(argv, environment, record.cwd, self._output.descriptor)
         self._sampler, self._ended_at_s = self._sampler_of(self._rank.pid), None
+        self._oom, self._kills, self._kills_told = OomWatch.begin(self._rank.pid), 0, 0
         self._telemetry.advance(
             RankStarted(time_s=time.time(), pid=self._rank.pid, attempt=attempt, by_policy=by_policy)
         )
         which = f"attempt {attempt} started: {' '.join(arguments)}" if attempt else "training process started"
         self._telemetry.journal("info", "state", f"{which}, pid {self._rank.pid}")
+        self._write_process(attempt, self._rank.pid)
         self._telemetry.flush_state()
 
+    def _write_process(self, attempt: int, pid: int) -> None:
+        """For the next supervisor, should this one die."""
+        together = self._oom.together()
+        if together is not None:
+            text = f"one OOM kill in {together.path} ends everything there, the supervisor too (memory.oom.group is 1)"
+            self._telemetry.journal("warning", "memory", text)
+        baseline = self._oom.baseline
+        record = ProcessRecord(
+            attempt=attempt,
+            pid=pid,
+            started=process_start(pid),
+            boot_id=boot_id(),
+            supervisor_pid=os.getpid(),
+            output_bytes=self._output.marked_at,
+            cgroups=baseline.cgroups,
+            counts=baseline.counts,
+            log_number=baseline.log_number,
+            kills_together=str(together.path) if together else "",
+        )
+        with contextlib.suppress(OSError):  # on a full disk a later supervisor knows less
+            write_process(self._directory, record)
+
     def _ended(self, rank: RankProcess) -> None:
-        """Say how it ended; or, when policy says so, what comes next, so that nobody takes the run for over."""
-        rank.clean_up()
+        """Take in the end of a process that was watched."""
         exited = RankExited(
             time_s=time.time(),
             exit_code=rank.exit_code,
-            oom_kills=self._sampler.oom_kills() if self._sampler else 0,
-            error=python_error(self._output.since_mark()),
+            oom=self._oom.evidence(),
+            pids=(rank.pid, *(self._sampler.pids if self._sampler else ())),
+            output=self._output.since_mark(),
+            shm_peak_bytes=self._sampler.shm_peak_bytes if self._sampler else 0,
         )
+        rank.clean_up()
         self._rank = None
         if self._sampler:
             self._sampler.close()
+        self._conclude(exited)
+
+    def _ended_unseen(self, found: Found) -> None:
+        """Take in the end of a process that nobody watched."""
+        self._output.mark(found.output_bytes)
+        self._conclude(
+            RankExited(
+                time_s=found.ended_s,
+                exit_code=None,
+                oom=self._oom.evidence(),
+                output=self._output.since_mark(),
+                unseen=found.unseen,
+            )
+        )
+
+    def _conclude(self, exited: RankExited) -> None:
+        """Say how it ended; or, when policy says so, what comes next, so that nobody takes the run for over."""
         ended = advance(self._telemetry.state, exited)
+        if line := judge(self._telemetry.state, exited).log_line:
+            self._telemetry.journal("info", "memory", f"the kernel's log: {line}")
         decision = after_failure(ended, restarts=ended.num_restarts, allowed=self._record.restarts)
         if isinstance(decision, Restart):
             self._telemetry.journal("error", "state", f"attempt {ended.attempt} {ended.status}: {ended.status_reason}")
@@ -147,3 +221,11 @@ class Attempts:
         full = any(checkpoint.kind == "full" for checkpoint in complete(self._directory.checkpoints))
         smaller = [] if decision.micro_batch is None else ["--micro-batch", str(decision.micro_batch)]
         return [*(["--resume", "latest"] if full else []), *smaller]
+
+
+def _struck(oom: OomWatch) -> str:
+    """That something of the run's cgroup was killed while the training process lives."""
+    evidence = oom.evidence()
+    last = evidence.log[-1] if evidence.log else None
+    who = f"pid {last.pid} ({last.name})" if last else "a process"
+    return f"the kernel's OOM killer took {who} of this run's cgroup; the training process lives"

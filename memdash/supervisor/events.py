@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memdash import wire
+from memdash.host.oom_kill import OomEvidence
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,16 @@ class RankExited:
     time_s: float
     exit_code: int | None
     """Negative for a signal; None when another process was its parent."""
-    oom_kills: int = 0
-    """OOM kills that the kernel counted in our cgroups meanwhile."""
-    error: str = ""
-    """The last line of a Python traceback among its last output."""
+    oom: OomEvidence = OomEvidence()
+    """What the kernel tells of OOM kills since it was started."""
+    pids: tuple[int, ...] = ()
+    """It and its children, as they were last seen."""
+    output: str = ""
+    """The end of what it printed."""
+    shm_peak_bytes: int = 0
+    """The most that was seen in /dev/shm."""
+    unseen: str = ""
+    """Between when and when it ended, if no supervisor lived then."""
 
 
 @dataclass(frozen=True)

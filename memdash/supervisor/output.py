@@ -14,15 +14,6 @@ MAX_READ_BYTES = 64 << 10  # per look: at 10 looks a second more than anyone can
 TAIL_BYTES = 64 << 10  # for a dashboard that has just attached
 
 
-def python_error(output: str) -> str:
-    """The line that ends the last Python traceback in `output`; empty when there is none."""
-    _, found, after = output.rpartition("Traceback (most recent call last):")
-    if not found:
-        return ""
-    # the frames are indented, the error is the first line that is not
-    return next((line for line in after.splitlines() if line and not line.startswith(" ")), "")
-
-
 class OutputLog:
     """Follows one output file."""
 
@@ -31,7 +22,8 @@ class OutputLog:
         self._max_bytes = max_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._position = os.fstat(self._descriptor).st_size
-        self._mark = 0
+        self.marked_at = 0
+        """Where the output of this attempt begins."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     @property
@@ -56,14 +48,17 @@ class OutputLog:
         text = os.pread(self._descriptor, self._position - start, start).decode(errors="replace")
         return text if start == 0 else text.partition("\n")[2]
 
-    def mark(self) -> None:
-        """What comes from here on is another attempt's."""
-        self._mark = os.fstat(self._descriptor).st_size
+    def mark(self, position: int | None = None) -> None:
+        """What comes from here on, or from a position that was marked before, is another attempt's."""
+        size = os.fstat(self._descriptor).st_size
+        if position is None:
+            position = size
+        self.marked_at = position if position <= size else 0  # it was rotated meanwhile
 
     def since_mark(self) -> str:
         """The end of what came since the mark, read or not."""
         end = os.fstat(self._descriptor).st_size
-        start = max(self._mark, end - TAIL_BYTES)
+        start = max(self.marked_at, end - TAIL_BYTES)
         return os.pread(self._descriptor, TAIL_BYTES, start).decode(errors="replace")
 
     def close(self) -> None:
@@ -78,4 +73,4 @@ class OutputLog:
         except OSError:
             pass  # on a full disk the old half is worth less than the room it takes
         os.ftruncate(self._descriptor, 0)
-        self._position = self._mark = 0
+        self._position = self.marked_at = 0

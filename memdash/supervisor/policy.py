@@ -47,7 +47,8 @@ def after_failure(state: wire.RunState, *, restarts: int, allowed: int) -> Resta
     if state.step <= state.start_step and lived_s < STABLE_S:
         return GiveUp(f"not restarted: the attempt died after {lived_s:.0f} s without a step")
     count = f"restart {restarts + 1} of {allowed}"
-    if state.status != "oom" and not state.oom_killed:
+    of_memory = state.status == "oom" or state.oom_killed
+    if not of_memory or state.worker_killed:  # a DataLoader worker's memory is not the micro-batch's
         return Restart(None, f"{count} after: {state.status_reason}")
     group = state.global_batch // max(1, state.world_size)
     smaller = next_smaller(group, state.micro_batch) if state.micro_batch else None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from memdash.errors import MemdashError
+from memdash.host.exit_status import exit_code, process_start, stat_fields
 
 KILL_WAIT_S = 35.0  # torchrun gives its own children 30 s before it kills them
 OOM_SCORE_ADJ = 500  # the kernel takes the trainer, never the supervisor: measured with 0 it took the supervisor first
@@ -19,9 +21,10 @@ OOM_SCORE_ADJ = 500  # the kernel takes the trainer, never the supervisor: measu
 class RankProcess:
     """One training process in a session of its own, started here or found alive after a supervisor's death."""
 
-    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None, pidfd: int | None = None) -> None:
         self.pid = pid
         self._child = child
+        self._pidfd = pidfd
         self._kill_at_s: float | None = None
 
     @classmethod
@@ -44,22 +47,34 @@ class RankProcess:
         return cls(child.pid, child)
 
     @classmethod
-    def adopt(cls, pid: int, run_id: str) -> RankProcess | None:
-        """A training process of this run that is still alive; None when that pid is gone or somebody else's."""
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            return None
-        return cls(pid, None) if f"MEMDASH_RUN_ID={run_id}".encode() in environment else None
+    def adopt(cls, pid: int, run_id: str, started: int | None = None) -> RankProcess | None:
+        """A training process of this run that is still alive; None when that pid is gone or somebody else's.
+
+        `started` is what `process_start` said of it then: a pid may have been given to another process since.
+        """
+        pidfd = None
+        with contextlib.suppress(OSError, AttributeError):
+            pidfd = os.pidfd_open(pid)  # first of all: from here on nobody else can take its place unnoticed
+        if _is_of_run(pid, run_id) and started in (None, process_start(pid)) and _alive(pid):
+            return cls(pid, None, pidfd)
+        if pidfd is not None:
+            os.close(pidfd)
+        return None
 
     def ended(self) -> bool:
         """Whether it is over; a child is reaped by this."""
-        return self._child.poll() is not None if self._child else not _alive(self.pid)
+        if self._child:
+            return self._child.poll() is not None
+        if self._pidfd is not None:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            return bool(poll.poll(0))
+        return not _alive(self.pid)
 
     @property
     def exit_code(self) -> int | None:
-        """After `ended`: negative for a signal; None for an adopted one, whose code only its parent could have had."""
-        return self._child.returncode if self._child else None
+        """After `ended`: negative for a signal; None for an adopted one of which the kernel does not tell it."""
+        return self._child.returncode if self._child else exit_code(self.pid, self._pidfd)
 
     def terminate(self) -> None:
         """Ask it to end; it is killed when it has not after KILL_WAIT_S."""
@@ -71,12 +86,17 @@ class RankProcess:
         if self._kill_at_s is None or time.monotonic() < self._kill_at_s or self.ended():
             return False
         self._kill_at_s = None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)  # it leads its own session: DataLoader workers go with it
+        self._kill_group()  # it leads its own session: DataLoader workers go with it
         return True
 
     def clean_up(self) -> None:
         """End what it has left behind in its process group."""
+        self._kill_group()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -85,9 +105,28 @@ class RankProcess:
             os.kill(self.pid, number)
 
 
-def _alive(pid: int) -> bool:
+def end_orphans(leader: int, run_id: str) -> int:
+    """Kill what a training process that is gone has left in its session; how many there were."""
+    orphans = [pid for pid in _session(leader) if _is_of_run(pid, run_id)]
+    for pid in orphans:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return len(orphans)
+
+
+def _session(leader: int) -> Iterator[int]:
+    for entry in Path("/proc").iterdir() if Path("/proc/self/stat").exists() else ():
+        if entry.name.isdigit() and stat_fields(int(entry.name))[3:4] == [str(leader)]:
+            yield int(entry.name)
+
+
+def _is_of_run(pid: int, run_id: str) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return state != "Z"
+    return f"MEMDASH_RUN_ID={run_id}".encode() in environment
+
+
+def _alive(pid: int) -> bool:
+    return stat_fields(pid)[:1] not in ([], ["Z"])

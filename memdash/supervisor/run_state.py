@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from memdash.supervisor.events import (
     RankStarted,
     WallBudgetSpent,
 )
+from memdash.supervisor.verdict import judge
 from memdash.wire import RunState, RunStatus
 
 SMOOTHING = 0.1  # weight of the newest step in the smoothed step time: about the last twenty steps
@@ -100,6 +100,7 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         ended_s=None,
         exit_code=None,
         oom_killed=False,
+        worker_killed=False,
         out_of_time=False,
         pid=event.pid,
         paused_s=0.0,
@@ -256,55 +257,19 @@ def _out_of_time(state: RunState, event: WallBudgetSpent) -> RunState:
 
 
 def _rank_exited(state: RunState, event: RankExited) -> RunState:
-    status, reason = _verdict(state, event)
+    verdict = judge(state, event)
     return _set(
         state,
-        status=status,
-        status_reason=reason,
+        status=verdict.status,
+        status_reason=verdict.reason,
         ended_s=event.time_s,
         exit_code=event.exit_code,
-        oom_killed=_oom_killed(event),
+        oom_killed=verdict.kill is not None,
+        worker_killed=verdict.worker_killed,
         linked=False,
         eta_s=None,
         phase="ended",
     )
-
-
-def _verdict(state: RunState, event: RankExited) -> tuple[RunStatus, str]:
-    """How the run ended, from what the rank said, how it exited and what the kernel counted."""
-    code, said = event.exit_code, state.last_words
-    if said == "finished" or (code == 0 and not said):
-        return "finished", state.status_reason
-    if code == ExitCode.USAGE:
-        return "failed", state.status_reason or "the config asks for what cannot be done"
-    if said == "stopped" or code == ExitCode.STOPPED:
-        return (
-            "stopped",
-            "the wall budget is used up" if state.out_of_time else state.status_reason or "stopped on request",
-        )
-    if said == "oom" or code == ExitCode.OUT_OF_MEMORY:
-        return "oom", state.status_reason or "out of device memory"
-    if code is None and said != "failed":
-        return "lost", "it ended while no supervisor was its parent, without a word"
-    if _oom_killed(event):
-        return "killed", "the kernel's OOM killer ended the training process: host memory ran out"
-    if code is not None and code < 0:
-        if state.status == "stopping":
-            return "stopped", f"ended by {signal_name(-code)} after a stop request"
-        return "killed", f"killed by {signal_name(-code)}"
-    return "failed", state.status_reason or event.error or f"exit code {code}"
-
-
-def _oom_killed(event: RankExited) -> bool:
-    return event.exit_code == -signal.SIGKILL and event.oom_kills > 0
-
-
-def signal_name(number: int) -> str:
-    """9 -> `SIGKILL`."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 _TRANSITIONS: dict[type, Any] = {

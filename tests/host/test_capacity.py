@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memdash.host.capacity import cgroup_levels, oom_kills, read_field
+from memdash.host.capacity import read_field
 from memdash.host.ceilings import binding, find_ceilings
 from memdash.host.process_tree import TreeReading
 
@@ -146,14 +146,6 @@ def test_effective_capacity(tmp_path, cgroup, mounts, files, limit, source):
     ceiling = binding(find_ceilings("7", root=tree(tmp_path, cgroup, mounts, files)), NOTHING)
     assert ceiling.limit_bytes == limit
     assert ceiling.source.endswith(source)
-
-
-def test_oom_kills_are_counted_over_all_ancestors(tmp_path):
-    files = {"a/b/memory.events": "low 0\noom_kill 0\n", "a/memory.events": "oom 5\noom_kill 2\n"}
-    root = tree(tmp_path, "0::/a/b\n", V2_MOUNT, files)
-    assert oom_kills(cgroup_levels(7, root)) == 2
-    (root / "sys/fs/cgroup/a/memory.events").write_text("oom_kill 3\n")
-    assert oom_kills(cgroup_levels(7, root)) == 3
 
 
 def test_a_field_must_begin_its_line(tmp_path):

@@ -56,7 +56,6 @@ def test_memory_of_a_process(hold):
     assert 100 * MIB < memory.process_bytes < 130 * MIB
     assert memory.num_processes == 1
     assert memory.working_set_bytes <= memory.peak_working_set_bytes < memory.capacity_bytes
-    assert sampler.oom_kills() == 0
     sampler.close()
 
 

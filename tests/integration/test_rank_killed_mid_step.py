@@ -11,12 +11,14 @@ import pytest
 from memdash.errors import ExitCode
 from memdash.supervisor.run_state import outcome_exit_code
 
+KILLED = "killed by SIGKILL, and the kernel counted no OOM kill: a person or a batch system did it"
+
 
 @pytest.mark.parametrize(
     ("orders", "status", "reason", "code"),
     [
         ("sse", "finished", "", ExitCode.OK),
-        ("ssk", "killed", "killed by SIGKILL", ExitCode.KILLED),
+        ("ssk", "killed", KILLED, ExitCode.KILLED),
         ("ssx", "failed", "ZeroDivisionError: as the test asked", ExitCode.FAILED),
         ("soO", "oom", "one example does not fit", ExitCode.OUT_OF_MEMORY),
     ],

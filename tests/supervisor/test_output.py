@@ -1,4 +1,4 @@
-"""The output log: followed, bounded, searched for the error that ended a process."""
+"""The output log: followed and bounded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from memdash.supervisor.output import MAX_READ_BYTES, OutputLog, python_error
+from memdash.supervisor.output import MAX_READ_BYTES, OutputLog
+from memdash.supervisor.symptoms import python_error
 
 
 @pytest.fixture
@@ -53,17 +54,3 @@ def test_an_attempt_is_searched_by_itself(log):
     assert python_error(log.since_mark()) == ""
     os.write(log.descriptor, b"Traceback (most recent call last):\n  File\nNewError: y\n")
     assert python_error(log.since_mark()) == "NewError: y"
-
-
-@pytest.mark.parametrize(
-    ("output", "error"),
-    [
-        ("", ""),
-        ("all is well\n", ""),
-        ('Traceback (most recent call last):\n  File "x", line 1\n    f()\nKeyError: 1\n', "KeyError: 1"),
-        ("Traceback (most recent call last):\n  a\nA: 1\nTraceback (most recent call last):\n  b\nB: 2\nbye\n", "B: 2"),
-        ("Traceback (most recent call last):\n  cut", ""),
-    ],
-)
-def test_the_line_that_ends_a_traceback(output, error):
-    assert python_error(output) == error

@@ -37,6 +37,12 @@ CASES = {
         3,
         Restart(4, "restart 2 of 3, memory ran out: micro-batch 8 -> 4"),
     ),
+    "host memory, by the workers": (
+        {"status": "killed", "oom_killed": True, "worker_killed": True, "status_reason": "a worker was taken"},
+        0,
+        3,
+        Restart(None, "restart 1 of 3 after: a worker was taken"),
+    ),
     "killed by somebody": (
         {"status": "killed", "status_reason": "killed by SIGKILL"},
         0,

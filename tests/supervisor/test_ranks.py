@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from memdash.errors import MemdashError
+from memdash.host.exit_status import process_start
 from memdash.supervisor import ranks
-from memdash.supervisor.ranks import RankProcess
+from memdash.supervisor.ranks import RankProcess, end_orphans
 from tests.conftest import wait_until
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
@@ -78,8 +80,67 @@ def test_adoption_asks_whose_process_it_is(output):
     assert not adopted.ended()
     adopted.terminate()
     wait_until(adopted.ended, "its end")
-    assert adopted.exit_code is None
+    assert adopted.exit_code == -15  # not yet reaped, and so /proc tells it
     assert rank.ended()
+    adopted.clean_up()
+
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(int(sys.stdin.readline()))"], stdin=0)
+print(child.pid, flush=True)
+child.wait()
+print("reaped", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_the_exit_code_of_somebody_elses_child():
+    env = {**os.environ, "MEMDASH_RUN_ID": "mine"}
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+    ) as parent:
+        assert parent.stdin
+        assert parent.stdout
+        adopted = RankProcess.adopt(int(parent.stdout.readline()), "mine")
+        assert adopted is not None
+        parent.stdin.write(b"7\n")
+        parent.stdin.flush()
+        wait_until(adopted.ended, "its end")
+        assert parent.stdout.readline() == b"reaped\n"
+        code = adopted.exit_code
+        parent.communicate(b"\n")
+    adopted.clean_up()
+    told = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 15)
+    assert code == (7 if told else None)
+
+
+def test_a_pid_that_was_given_to_another_process(output):
+    rank = start("import signal; signal.pause()", output, MEMDASH_RUN_ID="mine")
+    wait_until(lambda: b"MEMDASH_RUN_ID" in Path(f"/proc/{rank.pid}/environ").read_bytes(), "its environment")
+    started = process_start(rank.pid)
+    assert started is not None
+    assert RankProcess.adopt(rank.pid, "mine", started - 1) is None
+    adopted = RankProcess.adopt(rank.pid, "mine", started)
+    assert adopted is not None
+    adopted.clean_up()
+    wait_until(rank.ended, "its end")
+
+
+def test_what_a_process_that_is_gone_has_left_behind(output):
+    code = (
+        "import os, signal, sys\n"
+        "if os.fork() == 0:\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    signal.pause()\n"
+        "os.execv(sys.executable, [sys.executable, '-c', ''])\n"
+    )
+    rank = start(code, output, MEMDASH_RUN_ID="mine")
+    wait_until(rank.ended, "the leader's end")
+    wait_until(lambda: os.pread(output, 100, 0).endswith(b"\n"), "the orphan")
+    assert end_orphans(rank.pid, "other") == 0
+    assert end_orphans(rank.pid, "mine") == 1
+    wait_until(lambda: not ranks._alive(int(os.pread(output, 100, 0))), "the orphan's end")
 
 
 def test_what_cannot_be_started_says_so(output):

@@ -7,6 +7,7 @@ import pytest
 
 from memdash import wire
 from memdash.errors import ExitCode
+from memdash.host.oom_kill import LevelEvidence, OomEvidence
 from memdash.supervisor.events import (
     CommandAccepted,
     CommandApplied,
@@ -69,6 +70,9 @@ def phase(name: str, time_s: float) -> wire.PhaseChanged:
 
 def bye(outcome: str, reason: str = "") -> wire.Goodbye:
     return wire.Goodbye(rank=0, time_s=1.0, step=1, outcome=outcome, reason=reason)
+
+
+KILLED = OomEvidence(levels=(LevelEvidence("/a", None, "memory.max", kills=1),))
 
 
 def exited(code: int | None, **more: object) -> RankExited:
@@ -163,7 +167,7 @@ HISTORIES = {
     ),
     "failed": ([*STARTED, exited(1)], {"status": "failed", "status_reason": "exit code 1"}),
     "failed with a traceback": (
-        [*STARTED, exited(1, error="KeyError: 'x'")],
+        [*STARTED, exited(1, output="Traceback (most recent call last):\n  File\nKeyError: 'x'\n")],
         {"status": "failed", "status_reason": "KeyError: 'x'"},
     ),
     "failed and said why": (
@@ -171,9 +175,9 @@ HISTORIES = {
         {"status": "failed", "status_reason": "boom"},
     ),
     "out of memory": ([*STARTED, bye("oom", "example 7"), exited(12)], {"status": "oom", "status_reason": "example 7"}),
-    "killed": ([*STARTED, exited(-9)], {"status": "killed", "status_reason": "killed by SIGKILL", "oom_killed": False}),
-    "killed by the kernel": ([*STARTED, exited(-9, oom_kills=1)], {"status": "killed", "oom_killed": True}),
-    "segfault with oom elsewhere": ([*STARTED, exited(-11, oom_kills=1)], {"status": "killed", "oom_killed": False}),
+    "killed": ([*STARTED, exited(-9)], {"status": "killed", "oom_killed": False}),
+    "killed by the kernel": ([*STARTED, exited(-9, oom=KILLED)], {"status": "killed", "oom_killed": True}),
+    "segfault with oom elsewhere": ([*STARTED, exited(-11, oom=KILLED)], {"status": "killed", "oom_killed": False}),
     "lost": ([*STARTED, exited(None)], {"status": "lost"}),
     "next attempt": (
         [*STARTED, step(5), exited(-9), RankStarted(time_s=300.0, pid=8)],
