@@ -21,7 +21,7 @@ from memdash.errors import MalformedMessage
 
 MAX_SAMPLES = 4096  # about 2 MiB: at 10 steps/s, seven minutes without a supervisor
 MAX_EVENTS = 16384  # events are rare; only a run that is lost in a loop could reach this
-FIRST_RETRY_S, LAST_RETRY_S = 0.5, 15.0
+RETRY_S = 0.5  # a connection that fails costs some microseconds; a goodbye that waits two seconds must find a new one
 SEND_BUFFER_BYTES = 1 << 20
 
 
@@ -123,14 +123,11 @@ class Link:
     # ---- in the link's thread ----
 
     def _run(self) -> None:
-        retry_s = FIRST_RETRY_S
         while not self._closing:
             connection = self._connect()
             if connection is None:
-                self._sleep(retry_s)
-                retry_s = min(retry_s * 2, LAST_RETRY_S)
+                self._sleep(RETRY_S)
                 continue
-            retry_s = FIRST_RETRY_S
             try:
                 self._serve(connection)
             except (OSError, MalformedMessage):
@@ -141,7 +138,7 @@ class Link:
                 connection.close()
             if self._refused:
                 return
-            self._sleep(FIRST_RETRY_S)
+            self._sleep(RETRY_S)
 
     def _connect(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

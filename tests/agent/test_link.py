@@ -89,6 +89,21 @@ def test_what_is_put_before_there_is_a_supervisor_arrives(path, listen):
     connection.close()
 
 
+def test_the_last_words_arrive_however_long_there_was_no_supervisor(path, listen, monkeypatch):
+    link = Link(str(path), hello)
+    tries = []
+    real = link._connect
+    monkeypatch.setattr(link, "_connect", lambda: tries.append(1) or real())
+    link.start()
+    wait_until(lambda: len(tries) == 4, "the fourth try")
+    server = listen()
+    link.put(notice(1))
+    link.close()
+    connection, _ = server.accept()
+    assert read_steps(connection, 1) == [1]
+    connection.close()
+
+
 def test_commands_arrive(path, listen):
     server = listen()
     link = Link(str(path), hello)
