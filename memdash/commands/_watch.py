@@ -31,6 +31,11 @@ def terminal_problem() -> str:
     return ""
 
 
+def import_dashboard() -> None:
+    """What `watch` needs: textual, 0.35 s."""
+    import memdash.tui.app  # noqa: F401
+
+
 def watch(directory: RunDirectory) -> int:
     """Show the dashboard; 0 when the user left it, the run's outcome when it was over."""
     from memdash.tui.app import run_dashboard  # textual: 0.35 s

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the run, make sure that a supervisor serves it, watch."""
     from memdash.commands._live import live_or_newest
-    from memdash.commands._watch import terminal_problem, watch, watch_headless
+    from memdash.commands._watch import import_dashboard, terminal_problem, watch, watch_headless
     from memdash.errors import SupervisorAlreadyRunning
     from memdash.locations import socket_path
     from memdash.store.run_directory import find_run
@@ -22,12 +22,12 @@ def run(args: argparse.Namespace) -> int:
 
     directory = live_or_newest() if args.run is None else find_run(args.run)
     directory.record()  # says so when it cannot be read
+    problem = terminal_problem()
     if not listening(socket_path(directory.run_id)):
         try:
-            launch_supervisor(directory)
+            launch_supervisor(directory, meanwhile=(lambda: None) if args.headless or problem else import_dashboard)
         except SupervisorAlreadyRunning:
             pass  # it was about to listen
-    problem = terminal_problem()
     if args.headless or problem:
         return watch_headless(directory, note="" if args.headless else problem)
     return watch(directory)

@@ -4,7 +4,7 @@ run.json          what the run is: id, name, what is started; changed by `--set`
 config.json       the resolved config; config.toml is the user's file as it was
 state.json        the last RunState, replaced whole
 journal.jsonl     commands, acks, state changes, alerts; append-only
-samples/          one record file per source: host, rank 0, rank 1, ...
+samples/          one record file per source: host, rank 0, rank 1, ...; beside each, what was made of its rows
 output.log        what the training process printed
 supervisor.log    what the supervisor printed; empty when all is well
 checkpoints/      written by the training process

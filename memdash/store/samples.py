@@ -10,7 +10,10 @@ import json
 import math
 import os
 import struct
+import sys
 import zlib
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from memdash.errors import RecordCorrupt
 
 MAGIC = b"memdash-samples-1\n"
 _HEADER = struct.Struct("<II")  # length and crc32 of the JSON that follows
+CHUNK_ROWS = 4096
 
 
 class SampleWriter:
@@ -64,15 +68,56 @@ def read_header(path: Path) -> tuple[int, tuple[str, ...]]:
     return len(start) + length, tuple(json.loads(text))
 
 
+class SampleReader:
+    """Reads one record file, also while it is written: rows by number, and their number by time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises RecordCorrupt, or OSError when there is no such file."""
+        self._start, self.names = read_header(path)
+        self._row = struct.Struct(f"<{len(self.names)}d")
+        self._file = open(path, "rb", buffering=0)
+
+    def __len__(self) -> int:
+        """Whole rows, now."""
+        return max(0, os.fstat(self._file.fileno()).st_size - self._start) // self._row.size
+
+    def columns(self, start: int, stop: int) -> dict[str, array[float]]:
+        """The rows from `start` up to `stop`, a column each; a missing figure is NaN."""
+        values = array("d", self.raw(start, stop))
+        if sys.byteorder == "big":
+            values.byteswap()
+        return {name: values[at :: len(self.names)] for at, name in enumerate(self.names)}
+
+    def rows(self, start: int, stop: int) -> Iterator[dict[str, float | None]]:
+        """The same, a row each; a missing figure is None."""
+        for at in range(start, stop, CHUNK_ROWS):
+            for values in self._row.iter_unpack(self.raw(at, min(stop, at + CHUNK_ROWS))):
+                pairs = zip(self.names, values, strict=True)
+                yield {name: None if math.isnan(value) else value for name, value in pairs}
+
+    def raw(self, start: int, stop: int) -> bytes:
+        """The bytes of some rows; those that are not there, or not whole, are left out."""
+        data = os.pread(
+            self._file.fileno(), max(0, stop - start) * self._row.size, self._start + start * self._row.size
+        )
+        return data[: len(data) - len(data) % self._row.size]
+
+    def after(self, time_s: float) -> int:
+        """The number of the first row later than this; the first column must be the time."""
+        return bisect_right(range(len(self)), time_s, key=lambda at: float(self._row.unpack(self.raw(at, at + 1))[0]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 def read_rows(path: Path) -> Iterator[dict[str, float | None]]:
     """Every whole row, oldest first. Raises RecordCorrupt."""
-    header_size, columns = read_header(path)
-    row = struct.Struct(f"<{len(columns)}d")
-    with open(path, "rb") as file:
-        file.seek(header_size)
-        while chunk := file.read(row.size * 4096):
-            for values in row.iter_unpack(chunk[: len(chunk) - len(chunk) % row.size]):
-                yield {name: None if math.isnan(value) else value for name, value in zip(columns, values, strict=True)}
+    reader = SampleReader(path)
+    try:
+        yield from reader.rows(0, len(reader))
+    finally:
+        reader.close()
 
 
 def _header(columns: Sequence[str]) -> bytes:

@@ -7,6 +7,7 @@ import asyncio
 from memdash import wire
 
 SLOW_BYTES = 1 << 20  # unsent to one dashboard: from here on its samples are dropped
+HISTORY_BYTES = SLOW_BYTES // 2  # of history: what is live still finds room
 TOO_SLOW_BYTES = 8 << 20  # of events alone: it is not reading at all
 MAX_VIEWERS = 128
 
@@ -19,6 +20,9 @@ class Viewer:
         self.peer_pid = peer_pid
         self.dropped = 0
         """Samples it did not get since it was last backfilled."""
+        self.room = asyncio.Event()
+        """Set while more history can be sent, and when the dashboard is gone."""
+        self.room.set()
 
     @property
     def unsent_bytes(self) -> int:

@@ -1,11 +1,18 @@
-"""All series of a run in bounded memory, for dashboards that attach late (pure)."""
+"""All series of a run in bounded memory, for dashboards that attach late (pure).
+
+A source is what has a record file of its own: `host`, `rank-0`, `rank-1` ... Each series comes from one source.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 
 from memdash import wire
-from memdash.buckets import BucketSeries
+from memdash.buckets import BASE_BUCKET_S, MAX_BUCKETS, BucketSeries
 
 CHUNK_BUCKETS = 2048  # one message: about 150 kB
 
@@ -18,56 +25,114 @@ STEP_SERIES = {
     "micro_batch": "micro_batch",
     "step": "step",
 }
+RECIPE = [HOST_SERIES, DEVICE_SERIES, "peak", STEP_SERIES, BASE_BUCKET_S, MAX_BUCKETS, sys.byteorder]
+"""What was packed by another recipe, of another memdash or machine, cannot be unpacked."""
 
 Row = Mapping[str, float | None]
+Columns = Mapping[str, Sequence[float]]
+"""Rows, a column each; NaN where a figure is missing."""
 
 
 class History:
     """One BucketSeries per name, filled live or from a run's files."""
 
     def __init__(self) -> None:
-        self._series: dict[str, BucketSeries] = {}
+        self._series: dict[str, dict[str, BucketSeries]] = {}
+        """By source."""
+        self.rows: dict[str, int] = {}
+        """Rows that were taken in, of each source."""
 
     def host(self, time_s: float, row: Row) -> None:
         """Take in one host sample; a peak between two samples widens its bucket."""
+        self._count("host")
         for series, field in HOST_SERIES.items():
-            self._add(series, time_s, row.get(field))
-        self._add("host.working_set", time_s, row.get("peak_working_set_bytes"))
-        self._add("host.working_set", time_s, row.get("working_set_bytes"))
+            self._add("host", series, time_s, row.get(field))
+        self._add("host", "host.working_set", time_s, row.get("peak_working_set_bytes"))
+        self._add("host", "host.working_set", time_s, row.get("working_set_bytes"))
 
     def rank(self, rank: int, time_s: float, row: Row) -> None:
         """Take in one row of a rank; the loss and the like come from rank 0."""
+        source = f"rank-{rank}"
+        self._count(source)
         for series, field in DEVICE_SERIES.items():
-            self._add(f"device.{rank}.{series}", time_s, row.get(field))
+            self._add(source, f"device.{rank}.{series}", time_s, row.get(field))
         if row.get("step_time_s") is None:
             return  # a reading between steps: its peak is no step's
-        self._add(f"device.{rank}.peak", time_s, row.get("peak_allocated_bytes"))
+        self._add(source, f"device.{rank}.peak", time_s, row.get("peak_allocated_bytes"))
         if rank == 0:
             for series, field in STEP_SERIES.items():
-                self._add(series, time_s, row.get(field))
+                self._add(source, series, time_s, row.get(field))
 
-    def messages(self) -> Iterator[wire.SeriesHistory]:
-        """Everything, in messages under the frame limit."""
-        for name, series in self._series.items():
-            items = series.items()
-            for start in range(0, len(items), CHUNK_BUCKETS):
-                chunk = items[start : start + CHUNK_BUCKETS]
-                yield wire.SeriesHistory(
-                    series=name,
-                    bucket_s=series.bucket_s,
-                    buckets=[index for index, _ in chunk],
-                    minimum=[bucket.minimum for _, bucket in chunk],
-                    maximum=[bucket.maximum for _, bucket in chunk],
-                    last=[bucket.last for _, bucket in chunk],
-                )
+    def load(self, source: str, columns: Columns) -> None:
+        """Take in rows of one source at once: the same as one after the other, and faster."""
+        self._count(source, len(columns["time_s"]))
+        if source == "host":
+            self._load_host(columns)
+        elif source.startswith("rank-"):
+            self._load_rank(source, columns)
 
-    def load(self, hosts: Iterable[Row], ranks: Iterable[tuple[int, Row]]) -> None:
-        """Take in what a run has recorded."""
-        for row in hosts:
-            self.host(row["time_s"] or 0.0, row)
-        for rank, row in ranks:
-            self.rank(rank, row["time_s"] or 0.0, row)
+    def messages(self, before_s: float = math.inf) -> Iterator[wire.SeriesHistory]:
+        """Everything, or the buckets that end before a time, in messages under the frame limit."""
+        for source in self._series.values():
+            for name, series in source.items():
+                for buckets, minimum, maximum, last in series.slices(CHUNK_BUCKETS, before_s):
+                    yield wire.SeriesHistory(
+                        series=name,
+                        bucket_s=series.bucket_s,
+                        buckets=buckets,
+                        minimum=minimum,
+                        maximum=maximum,
+                        last=last,
+                    )
 
-    def _add(self, name: str, time_s: float, value: float | None) -> None:
+    def widest_s(self) -> float:
+        """Width of the widest buckets, of which all others are a part."""
+        return max((series.bucket_s for source in self._series.values() for series in source.values()), default=0.0)
+
+    def pack(self, source: str) -> bytes:
+        """All that was made of one source's rows, for `unpack`."""
+        packed = {name: series.pack() for name, series in self._series.get(source, {}).items()}
+        sizes = [[name, len(data)] for name, data in packed.items()]
+        return json.dumps([RECIPE, sizes]).encode() + b"\n" + b"".join(packed.values())
+
+    def unpack(self, source: str, rows: int, data: bytes) -> None:
+        """Take in what was packed, in place of the rows. Raises ValueError, having changed nothing."""
+        head, _, body = data.partition(b"\n")
+        recipe, sizes = json.loads(head)
+        if recipe != RECIPE:
+            raise ValueError("packed by another recipe")
+        series, start = {}, 0
+        for name, size in sizes:
+            series[name] = BucketSeries()
+            series[name].unpack(body[start : start + size])
+            start += size
+        self._series[source], self.rows[source] = series, rows
+
+    def _load_host(self, columns: Columns) -> None:
+        times = columns["time_s"]
+        self._extend("host", "host.working_set", times, columns["peak_working_set_bytes"])
+        for series, field in HOST_SERIES.items():
+            self._extend("host", series, times, columns[field])
+
+    def _load_rank(self, source: str, columns: Columns) -> None:
+        times, rank = columns["time_s"], source.removeprefix("rank-")
+        for series, field in DEVICE_SERIES.items():
+            self._extend(source, f"device.{rank}.{series}", times, columns[field])
+        steps = [step_time_s == step_time_s for step_time_s in columns["step_time_s"]]
+        times = list(compress(times, steps))
+        figures = {f"device.{rank}.peak": "peak_allocated_bytes", **(STEP_SERIES if rank == "0" else {})}
+        for series, field in figures.items():
+            self._extend(source, series, times, compress(columns[field], steps))
+
+    def _count(self, source: str, rows: int = 1) -> None:
+        self.rows[source] = self.rows.get(source, 0) + rows
+
+    def _add(self, source: str, name: str, time_s: float, value: float | None) -> None:
         if value is not None:
-            self._series.setdefault(name, BucketSeries()).add(time_s, value)
+            self._named(source, name).add(time_s, value)
+
+    def _extend(self, source: str, name: str, times: Sequence[float], values: Iterable[float]) -> None:
+        self._named(source, name).extend(times, values)
+
+    def _named(self, source: str, name: str) -> BucketSeries:
+        return self._series.setdefault(source, {}).setdefault(name, BucketSeries())

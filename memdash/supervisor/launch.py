@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memdash.errors import LinkError, SupervisorAlreadyRunning
@@ -21,10 +21,12 @@ DISMISS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 30.0  # imports on a cold network disk
 
 
-def launch_supervisor(directory: RunDirectory, again: Sequence[str] = ()) -> None:
+def launch_supervisor(
+    directory: RunDirectory, again: Sequence[str] = (), meanwhile: Callable[[], object] = lambda: None
+) -> None:
     """Return when it listens; `again` are arguments for one more launch of a run that is over.
 
-    Raises LinkError with its own words when it does not come up.
+    `meanwhile` is done while it starts: a dashboard's imports take as long. Raises LinkError with its own words when it does not come up.
     """
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
@@ -46,6 +48,7 @@ def launch_supervisor(directory: RunDirectory, again: Sequence[str] = ()) -> Non
         )
     finally:
         os.close(write_end)
+    meanwhile()
     os.waitpid(pid, 0)  # it forks at once and ends, so that the supervisor is nobody's child
     try:
         answer = _read_line(read_end)

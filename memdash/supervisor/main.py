@@ -21,15 +21,15 @@ from memdash.client import new_command_id
 from memdash.errors import MemdashError, SupervisorAlreadyRunning
 from memdash.locations import socket_path
 from memdash.store.journal import read_journal
-from memdash.store.recorder import Recorder, recorded_hosts, recorded_ranks
+from memdash.store.recorder import Recorder
 from memdash.store.run_directory import RunDirectory, RunRecord
 from memdash.supervisor.attempts import Attempts
 from memdash.supervisor.budget import WallBudget
 from memdash.supervisor.control import Control
 from memdash.supervisor.events import LinkChanged
-from memdash.supervisor.fanout import SLOW_BYTES, Viewer
+from memdash.supervisor.fanout import Viewer
 from memdash.supervisor.gpus import Gpus
-from memdash.supervisor.history import History
+from memdash.supervisor.keeping import Keeper
 from memdash.supervisor.output import OutputLog
 from memdash.supervisor.run_state import is_final
 from memdash.supervisor.server import Server
@@ -67,13 +67,12 @@ class _Supervisor:
         state = directory.state()
         self._found = state
         journal = read_journal(directory.journal)
-        history = History()
-        history.load(recorded_hosts(directory), recorded_ranks(directory))
+        self._keeper = Keeper(directory)
         self._recorder = Recorder(directory)
         self._telemetry = Telemetry(
             state or _first_state(self._record, directory),
             self._recorder,
-            history,
+            self._keeper.history,
             journal_seq=journal[-1].seq if journal else 0,
         )
         self._output = OutputLog(directory.output)
@@ -115,6 +114,7 @@ class _Supervisor:
                 self._telemetry.flush_state()
             self._gpus.close()
             await self._server.stop()
+            self._keeper.finish()
             self._recorder.close()
 
     def _asked_to_end(self, name: str) -> None:
@@ -151,6 +151,7 @@ class _Supervisor:
         self._control.tick(now_s)
         self._budget.tick(now_s, time.time())
         self._telemetry.tick(time.time())
+        self._keeper.tick()
         for viewer in self._telemetry.fanout.recovered():
             viewer.dropped = 0
             self._backfill(viewer, self._series())
@@ -166,7 +167,6 @@ class _Supervisor:
         over = is_final(self._telemetry.state) and not self._attempts.running
         if not over or self._telemetry.fanout.viewers:
             self._idle_since_s = time.monotonic()
-            self._had_viewer |= bool(self._telemetry.fanout.viewers)
             return False
         wait_s = LAST_VIEWER_S if self._had_viewer or self._found is None else FIRST_VIEWER_S
         return time.monotonic() - self._idle_since_s > wait_s
@@ -191,6 +191,7 @@ class _Supervisor:
 
     def viewer_joined(self, viewer: Viewer) -> None:
         """Let it take part and send it what came before."""
+        self._had_viewer = True
         self._telemetry.fanout.add(viewer)
         self._backfill(viewer, self._events() + self._series())
 
@@ -236,10 +237,7 @@ class _Supervisor:
 async def _send_slowly(viewer: Viewer, messages: list[wire.Message]) -> None:
     """Never more at once than the dashboard takes."""
     for message in messages:
-        while viewer.unsent_bytes > SLOW_BYTES // 2:
-            if viewer.transport.is_closing():
-                return
-            await asyncio.sleep(BEAT_S)
+        await viewer.room.wait()
         viewer.send(wire.encode(message))
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from memdash import wire
 from memdash.errors import MemdashError
-from memdash.supervisor.fanout import MAX_VIEWERS, SLOW_BYTES, Viewer
+from memdash.supervisor.fanout import HISTORY_BYTES, MAX_VIEWERS, Viewer
 
 HELLO_TIMEOUT_S = 10.0
 _UCRED = struct.Struct("3i")
@@ -134,7 +134,18 @@ class Connection(asyncio.Protocol):
             del self._server.ranks[self._rank]
             self._owner.rank_left(self._rank)
         if self._viewer is not None:
+            self._viewer.room.set()
             self._owner.viewer_left(self._viewer)
+
+    def pause_writing(self) -> None:
+        """The peer has much to read."""
+        if self._viewer is not None:
+            self._viewer.room.clear()
+
+    def resume_writing(self) -> None:
+        """It has read most of it."""
+        if self._viewer is not None:
+            self._viewer.room.set()
 
     def write(self, frame: bytes) -> None:
         """Queue a frame."""
@@ -173,7 +184,7 @@ class Connection(asyncio.Protocol):
             self._owner.rank_joined(hello)
         else:
             self._viewer = Viewer(self._transport, self._peer_pid)
-            self._transport.set_write_buffer_limits(high=SLOW_BYTES)
+            self._transport.set_write_buffer_limits(high=HISTORY_BYTES)
             if hello.follow:
                 self._owner.viewer_joined(self._viewer)
 

@@ -71,6 +71,17 @@ def test_checkpoint() -> None:
     assert 0.3 < light_share < 0.4  # weights alone, beside weights and two moments
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_attach() -> None:
+    rows = run("attach")
+    assert_measured(rows)
+    sizes = [value for line in rows if "record, MB" in line["figure"] for value in [line["ours"]]]
+    assert [round(size) for size in sizes] == [20, 126]  # 12 hours are not made shorter to be quick
+    (ours,) = values(rows, "8 ranks: history kept beside it, MB", "ours")
+    assert 0.5 < ours < 5
+
+
 def test_a_row_is_judged_by_ours_or_by_the_ratio() -> None:
     assert row("seconds", 1, 4, "peer", "ratio", "<=", 0.5).met is True
     assert row("seconds", 3, 4, "peer", "ratio", "<=", 0.5).met is False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import pytest
 
 from memdash.errors import RecordCorrupt
-from memdash.store.samples import SampleWriter, read_header, read_rows
+from memdash.store.samples import SampleReader, SampleWriter, read_header, read_rows
 
 COLUMNS = ("time_s", "bytes")
 
@@ -54,3 +55,30 @@ def test_other_columns_are_refused(tmp_path):
     write(path, [(1.0, 1)])
     with pytest.raises(RecordCorrupt, match="has columns"):
         SampleWriter(path, ("time_s", "other"))
+
+
+def test_rows_by_number_and_by_time_while_it_is_written(tmp_path):
+    path = tmp_path / "x.rec"
+    writer = SampleWriter(path, COLUMNS)
+    for time_s in (1.0, 2.0, 2.0, 3.5):
+        writer.append((time_s, None if time_s == 2.0 else 7))
+    reader = SampleReader(path)
+    assert len(reader) == 4
+    assert [reader.after(time_s) for time_s in (0.5, 1.0, 1.5, 2.0, 3.4, 3.5, 9.0)] == [0, 1, 1, 3, 3, 4, 4]
+    assert list(reader.rows(1, 9)) == [
+        {"time_s": 2.0, "bytes": None},
+        {"time_s": 2.0, "bytes": None},
+        {"time_s": 3.5, "bytes": 7},
+    ]
+    columns = reader.columns(0, 2)
+    assert columns["time_s"].tolist() == [1.0, 2.0]
+    assert columns["bytes"][0] == 7
+    assert math.isnan(columns["bytes"][1])
+    writer.append((4.0, 8))
+    assert (len(reader), reader.after(3.9)) == (5, 4)
+    writer.close()
+    with open(path, "ab") as file:
+        file.write(b"torn")
+    assert len(reader) == 5
+    assert list(reader.rows(4, 6)) == [{"time_s": 4.0, "bytes": 8}]
+    reader.close()

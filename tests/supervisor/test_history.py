@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
 from memdash import wire
 from memdash.supervisor.history import CHUNK_BUCKETS, History
 
@@ -53,3 +57,52 @@ def test_twelve_hours_fit_a_few_messages():
     assert all(len(message.buckets) <= CHUNK_BUCKETS for message in messages)
     assert sum(len(wire.encode(message)) for message in messages) < 2 << 20
     assert max(max(message.maximum) for message in messages) == 10**10 + 12 * 3600 * 2 - 1
+
+
+def columns(rows: list[dict[str, float | None]]) -> dict[str, list[float]]:
+    return {name: [math.nan if row[name] is None else row[name] for row in rows] for name in rows[0]}
+
+
+def rank_rows(count: int) -> list[dict[str, float | None]]:
+    """With readings between steps, and steps without a loss."""
+    rows = [
+        STEP | {"time_s": 0.4 * n, "loss": 9 - n % 7, "learning_rate": 0.1, "micro_batch": 4, "step": n}
+        for n in range(count)
+    ]
+    for n in range(0, count, 5):
+        rows[n] |= dict.fromkeys(("step_time_s", "loss", "learning_rate", "micro_batch"))
+    for n in range(1, count, 7):
+        rows[n]["loss"] = None
+    return rows
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rows_at_once_are_the_same_as_rows_one_by_one(rank):
+    rows = rank_rows(6000)
+    one, at_once = History(), History()
+    for row in rows:
+        one.rank(rank, row["time_s"], row)
+    for start in range(0, len(rows), 1000):
+        at_once.load(f"rank-{rank}", columns(rows[start : start + 1000]))
+    by_series = [sorted(history.messages(), key=lambda message: message.series) for history in (at_once, one)]
+    assert by_series[0] == by_series[1]
+    assert at_once.rows == one.rows == {f"rank-{rank}": 6000}
+
+
+def test_packed_by_another_recipe(monkeypatch):
+    history = History()
+    history.rank(0, 10.0, STEP)
+    packed = history.pack("rank-0")
+    copy = History()
+    copy.unpack("rank-0", 1, packed)
+    assert list(copy.messages()) == list(history.messages())
+    monkeypatch.setattr("memdash.supervisor.history.RECIPE", ["other"])
+    with pytest.raises(ValueError, match="another recipe"):
+        History().unpack("rank-0", 1, packed)
+
+
+def test_messages_before_a_time():
+    history = History()
+    for beat in range(100):
+        history.host(beat, {"working_set_bytes": 5, "process_bytes": 3})
+    assert {max(message.buckets) for message in history.messages(before_s=50.0)} == {49 * 4}
