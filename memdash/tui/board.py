@@ -70,6 +70,12 @@ class Board:
         newest = self.devices.get(self.series.tightest_rank())
         return newest or (self.state.memory if self.state else None)
 
+    def gpu(self) -> wire.GpuReading | None:
+        """What the driver says of that rank's device; None where the two cannot be matched."""
+        memory = self.device()
+        gpus = self.state.gpus if self.state and memory else []
+        return next((gpu for gpu in gpus if memory and memory.device == f"cuda:{gpu.cuda_index}"), None)
+
     def headroom(self, where: str) -> tuple[int | None, int | None]:
         """Headroom and capacity in bytes, of `host` or `device`."""
         if where == "host":

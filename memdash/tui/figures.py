@@ -61,6 +61,19 @@ def simulated(memory: wire.DeviceMemory | None) -> bool:
     return memory is not None and memory.kind == "simulated"
 
 
+def gpu_text(gpu: wire.GpuReading) -> str:
+    """`83% 61°C 312 W`, without what the driver does not say; `GPU n/a` when it says nothing."""
+    if gpu.kind == "unavailable":
+        return "GPU n/a"
+    figures = ((gpu.utilization_percent, "%"), (gpu.temperature_c, "°C"), (gpu.power_w, " W"))
+    return " ".join(f"{value:.0f}{unit}" for value, unit in figures if value is not None)
+
+
+def others_text(gpu: wire.GpuReading) -> str:
+    """What processes of others hold on it; empty when there are none."""
+    return f"others {format_bytes(gpu.others_bytes)}" if gpu.others_bytes else ""
+
+
 def elapsed_text(board: Board, clock_s: float) -> str:
     """Time since the run was created, up to its end; in later attempts what this one took, and all of them together."""
     state, now_s = board.state, board.now_s(clock_s)
@@ -118,6 +131,8 @@ def _losses(board: Board) -> list[str]:
 def _headroom(board: Board, where: str) -> Figure:
     headroom_bytes, capacity_bytes = board.headroom(where)
     note = "simulated" if where == "device" and simulated(board.device()) else ""
+    if where == "device" and (gpu := board.gpu()):
+        note = others_text(gpu)
     if headroom_bytes is None:
         return Figure(f"{where} headroom", "n/a", DIM, note)
     percent = format_percent(headroom_fraction(headroom_bytes, capacity_bytes))

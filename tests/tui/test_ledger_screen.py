@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memdash import wire
 from memdash.tui.board import Board
-from memdash.tui.screens.ledger import LedgerScreen, gpu_of, ledger_lines
+from memdash.tui.screens.ledger import LedgerScreen, ledger_lines
 from memdash.tui.widgets.line_pane import LinePane
 from tests.tui import scenes
 from tests.tui.conftest import FakeClient, dashboard_on, told
@@ -47,7 +47,8 @@ def test_without_figures_it_says_why() -> None:
 
 def test_the_drivers_reading_is_that_of_the_same_device() -> None:
     gpus = [wire.GpuReading(index=3, cuda_index=0, kind="exact"), wire.GpuReading(index=1, cuda_index=1, kind="exact")]
-    state = scenes.state(gpus=gpus)
-    device = wire.DeviceMemory(device="cuda:1", kind="exact")
-    assert gpu_of(device, state) is gpus[1]
-    assert gpu_of(wire.DeviceMemory(device="cuda:2", kind="exact"), state) is None
+    board = Board()
+    board.take(scenes.state(gpus=gpus, memory=wire.DeviceMemory(device="cuda:1", kind="exact")))
+    assert board.gpu() is gpus[1]
+    board.take(scenes.state(gpus=gpus, memory=wire.DeviceMemory(device="cuda:2", kind="exact")))
+    assert board.gpu() is None

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, cast
 
 from textual.containers import Vertical
 
-from memdash import wire
 from memdash.ledger import Ledger, Row, device_ledger, host_ledger
 from memdash.tui.board import Board
 from memdash.tui.palette import DIM, FAINT, GOOD, INFO, TEXT, WARNING
@@ -59,16 +58,9 @@ class LedgerScreen(Dialog[None]):
 def ledger_lines(board: Board) -> list[TextLine]:
     """Both ledgers, a row for each use and a line of words under it."""
     memory = board.device()
-    device = device_ledger(memory, gpu_of(memory, board.state))
+    device = device_ledger(memory, board.gpu())
     lines = _lines(device) if device else _unknown("device", memory.reason if memory else "")
     return [*lines, TextLine(""), *(_lines(host) if (host := host_ledger(board.host)) else _unknown("host", ""))]
-
-
-def gpu_of(memory: wire.DeviceMemory | None, state: wire.RunState | None) -> wire.GpuReading | None:
-    """The driver's reading of the device that `memory` is of; None where they cannot be matched."""
-    if memory is None or state is None:
-        return None
-    return next((gpu for gpu in state.gpus if memory.device == f"cuda:{gpu.cuda_index}"), None)
 
 
 def _unknown(what: str, reason: str) -> list[TextLine]:

@@ -9,10 +9,11 @@ from textual.containers import Container
 
 from memdash.tui.board import Board
 from memdash.tui.danger import Danger
-from memdash.tui.figures import DANGER_COLOURS, simulated
+from memdash.tui.figures import DANGER_COLOURS, others_text, simulated
 from memdash.tui.palette import (
     ALLOCATED,
     CAPACITY,
+    DIM,
     LOSS,
     LOSS_RAW,
     PEAK,
@@ -99,9 +100,11 @@ class PlotsView(Container):
             plot = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed)
         level = board.dangers[where]
         scale = " off scale" if self.zoomed else ""
-        notes = ((f"▁ capacity {format_bytes(capacity)}{scale}", CAPACITY),) if capacity else ()
+        notes = [(f"▁ capacity {format_bytes(capacity)}{scale}", CAPACITY)] if capacity else []
+        if where == "device" and (gpu := board.gpu()) and (others := others_text(gpu)):
+            notes.append((others, DIM))
         label = "SIMULATED" if where == "device" and simulated(board.device()) else ""
-        title = Title(_name(where, board, view.size.width), legend, DANGER_COLOURS[level], notes, label)
+        title = Title(_name(where, board, view.size.width), legend, DANGER_COLOURS[level], tuple(notes), label)
         view.show(title, plot, _WAITING)
 
     def _loss(self, view: PlotView, board: Board, clock_s: float) -> None:
