@@ -1,36 +1,30 @@
-"""The journal: one JSON line per entry, append-only; a torn last line is cut off when it is opened."""
+"""The journal: one JSON line per entry, append-only."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from memdash import wire
+from memdash.store.lines import LineWriter
 
 _decoder = msgspec.json.Decoder(wire.JournalEntry)
 
 
 class Journal:
-    """Writes entries; each is one write(2), so a kill -9 loses none that was acknowledged."""
+    """Writes entries."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        cut_torn_line(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._lines = LineWriter(path)
 
     def append(self, entry: wire.JournalEntry) -> None:
         """Write one entry. Raises OSError, having written nothing, when the disk is full."""
-        line = wire.encode(entry)
-        written = os.write(self._file, line)
-        if written < len(line):
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(28, "no space left for the journal", str(self._path))
+        self._lines.append(wire.encode(entry))
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        self._lines.close()
 
 
 def read_journal(path: Path, last: int | None = None) -> list[wire.JournalEntry]:
@@ -45,15 +39,3 @@ def read_journal(path: Path, last: int | None = None) -> list[wire.JournalEntry]
         except msgspec.MsgspecError:
             continue
     return entries
-
-
-def cut_torn_line(path: Path) -> int:
-    """Cut what follows the last newline; the number of bytes cut."""
-    if not path.exists():
-        return 0
-    with open(path, "r+b") as file:
-        data = file.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            file.truncate(whole)
-        return len(data) - whole

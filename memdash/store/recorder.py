@@ -8,6 +8,7 @@ from pathlib import Path
 
 from memdash import wire
 from memdash.store.journal import Journal
+from memdash.store.moments import Moment, MomentWriter
 from memdash.store.run_directory import RunDirectory
 from memdash.store.samples import SampleWriter, read_rows
 
@@ -67,6 +68,7 @@ class Recorder:
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self._journal = Journal(directory.journal)
+        self._moments = MomentWriter(directory.states)
         self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
         self._ranks: dict[int, SampleWriter] = {}
         self._gpus: dict[int, SampleWriter] = {}
@@ -107,9 +109,14 @@ class Recorder:
         """Replace the last state."""
         self._guard(lambda: self._directory.write_state(state))
 
+    def moment(self, time_s: float, state: wire.RunState) -> None:
+        """Append what something other than a sample has made of the state."""
+        self._guard(lambda: self._moments.append(Moment(time_s, state)))
+
     def close(self) -> None:
         """Close every file."""
         self._journal.close()
+        self._moments.close()
         for writer in (self._host, *self._ranks.values(), *self._gpus.values()):
             writer.close()
 

@@ -3,6 +3,7 @@
 run.json          what the run is: id, name, what is started; changed by `--set` on a resume
 config.json       the resolved config; config.toml is the user's file as it was
 state.json        the last RunState, replaced whole
+states.jsonl      the RunState at the moments when something other than a sample had changed it; append-only
 journal.jsonl     commands, acks, state changes, alerts; append-only
 samples/          one record file per source: host, rank 0, rank 1, ...; beside each, what was made of its rows
 output.log        what the training process printed
@@ -63,6 +64,11 @@ class RunDirectory:
     def journal(self) -> Path:
         """Append-only JSONL."""
         return self.path / "journal.jsonl"
+
+    @property
+    def states(self) -> Path:
+        """Append-only JSONL."""
+        return self.path / "states.jsonl"
 
     @property
     def output(self) -> Path:

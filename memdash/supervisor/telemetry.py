@@ -17,6 +17,7 @@ from memdash.units import format_bytes, format_duration
 
 STATE_INTERVAL_S = 0.25  # most broadcasts of the whole state a second: 4
 STATE_SAVE_S = 5.0  # how old state.json may be while nothing important happens
+SAMPLES = (wire.StepReport, wire.MemorySample, wire.HostSample, wire.GpuSample)
 ANNOUNCED = ("starting", "pausing", "paused", "stopping")  # another entry has said it
 
 
@@ -31,6 +32,8 @@ class Telemetry:
         self._journal_seq = journal_seq
         self._next_seq: dict[int, int] = {}
         self._unsent = self._unsaved = False
+        self._untold = False
+        """Whether the state was changed by what no record of samples tells."""
         self._sent_s = self._saved_s = 0.0
         self._store_error = ""
         self._causes = Causes()
@@ -45,6 +48,7 @@ class Telemetry:
         before, self.state = self.state, advance(self.state, event)
         if self.state is not before:
             self._unsent = self._unsaved = True
+            self._untold |= not isinstance(event, SAMPLES) or self.state.status != before.status
         if self.state.attempt != before.attempt:
             self._causes = Causes()
         if self.state.status != before.status:
@@ -109,6 +113,9 @@ class Telemetry:
     def _save(self, now_s: float) -> None:
         self._unsaved, self._saved_s = False, now_s
         self._recorder.state(self.state)
+        if self._untold:
+            self._untold = False
+            self._recorder.moment(now_s, self.state)
 
     def _name(self, causes: list[Cause]) -> None:
         for cause in causes:
