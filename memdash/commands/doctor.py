@@ -6,12 +6,17 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from memdash.errors import ExitCode, MemdashError
+
+if TYPE_CHECKING:
+    from memdash.wire import GpuReading
 
 Finding = tuple[str, str, str]
 """What was looked at, `ok`, `missing` or `note`, and what was found."""
 
+MOST_USERS = 4  # of a GPU that are named
 TORCH_TIMEOUT_S = 120.0  # a cold import from a network disk
 
 
@@ -107,27 +112,46 @@ def _terminal() -> Iterator[Finding]:
 
 
 def _nvml() -> Iterator[Finding]:
+    from memdash.host.gpu_watch import STALE_S, GpuWatch
+
+    watch = GpuWatch(os.environ)
+    watch.start()
+    look = watch.wait(STALE_S + 1)
+    watch.close()
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        yield "visible devices", "note", f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}"
+    if look.reason:
+        yield "NVML", "missing", look.reason
+    for gpu in look.gpus:
+        name = f"GPU {gpu.index}" if gpu.instance is None else f"GPU {gpu.index} MIG {gpu.instance}"
+        yield name, "missing" if gpu.kind == "unavailable" else "ok", ", ".join(filter(None, _gpu_words(gpu)))
+        if gpu.processes:
+            yield "", "note", f"on it: {_users(gpu)}"
+        if gpu.reason and gpu.kind != "unavailable":
+            yield "", "note", gpu.reason
+
+
+def _gpu_words(gpu: GpuReading) -> Iterator[str]:
     from memdash.units import format_bytes
 
-    try:
-        import pynvml
-    except ImportError:
-        yield "NVML", "missing", "nvidia-ml-py is not installed"
+    yield gpu.name
+    if gpu.kind == "unavailable":
+        yield gpu.reason
         return
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        yield "NVML", "missing", f"no NVIDIA driver: {error}"
-        return
-    try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            total = format_bytes(pynvml.nvmlDeviceGetMemoryInfo(device).total)
-            yield f"GPU {index}", "ok", f"{pynvml.nvmlDeviceGetName(device)}, {total}"
-    except pynvml.NVMLError as error:
-        yield "NVML", "missing", f"a device does not answer: {error}"
-    finally:
-        pynvml.nvmlShutdown()
+    yield f"{format_bytes(gpu.free_bytes)} free of {format_bytes(gpu.total_bytes)}"
+    for value, unit in ((gpu.utilization_percent, "% busy"), (gpu.temperature_c, "°C"), (gpu.power_w, " W")):
+        yield f"{value:.0f}{unit}" if value is not None else ""
+    yield f"cuda:{gpu.cuda_index}" if gpu.cuda_index is not None else ""
+    yield gpu.uuid
+
+
+def _users(gpu: GpuReading) -> str:
+    from memdash.units import format_bytes
+
+    shown = gpu.processes[:MOST_USERS]
+    words = [f"{process.name or 'pid'} {process.pid} {format_bytes(process.used_bytes)}" for process in shown]
+    more = (gpu.num_processes or 0) - len(shown)
+    return ", ".join([*words, *([f"{more} more"] if more > 0 else [])])
 
 
 def _compiler() -> Finding:

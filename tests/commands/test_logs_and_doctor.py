@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -75,3 +76,29 @@ def test_doctor_sees_the_limit_of_a_container(tmp_path, monkeypatch, capsys, lim
     out = capsys.readouterr().out
     assert "effective limit    300 MiB, headroom 200 MiB" in out
     assert "one OOM kills everything" in out
+
+
+def doctor(library: object, scenario: str, **environment: str) -> list[dict[str, str]]:
+    """What it says of GPUs, in a process that finds this driver."""
+    command = [sys.executable, "-m", "memdash", "doctor", "--json"]
+    told = {**os.environ, "LD_LIBRARY_PATH": str(library), "NVML_STANDIN": scenario, **environment}
+    done = subprocess.run(command, env=told, capture_output=True, text=True, timeout=120, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [row["what"] for row in rows]
+    return rows[names.index("encoding") + 1 : names.index("C++ compiler")]
+
+
+def test_doctor_names_gpus_and_who_is_on_them(drivers):
+    rows = doctor(drivers["new"], f"gpus=2 lost=0 procs=1/1/{2 << 30}", CUDA_VISIBLE_DEVICES="1,0")
+    assert [row["what"] for row in rows] == ["visible devices", "GPU 1", "", "GPU 0"]
+    assert [row["verdict"] for row in rows] == ["note", "ok", "note", "missing"]
+    text = "Stand-in A100, 37.5 GiB free of 40.0 GiB, 83% busy, 62°C, 312 W, cuda:0, GPU-1"
+    assert rows[1]["text"].startswith(text)
+    assert rows[2]["text"].endswith(" 1 2.00 GiB")
+    assert rows[3]["text"] == "the driver has lost this GPU (GPU is lost)"
+
+
+def test_doctor_without_a_driver_or_with_one_that_hangs_says_one_line(drivers, tmp_path):
+    assert doctor(tmp_path, "") == [{"what": "NVML", "verdict": "missing", "text": "no NVIDIA driver"}]
+    (row,) = doctor(drivers["new"], "hang_ms=600000")
+    assert row["text"] == "the NVIDIA driver has not answered for more than 5 s"
