@@ -37,6 +37,10 @@ FINAL_STATUSES: frozenset[str] = frozenset({"finished", "stopped", "failed", "oo
 Level = Literal["info", "good", "warning", "error"]
 
 
+Risk = Literal["ok", "watch", "warning", "critical"]
+"""How a forecast is to be taken."""
+
+
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A part of a message."""
 
@@ -157,6 +161,50 @@ class GpuReading(Value, frozen=True, kw_only=True):
     """Why figures are missing, in words for a person."""
 
 
+class Outlook(Value, frozen=True, kw_only=True):
+    """One thing that memory is heading for; times are seconds from the moment of the forecast, ends of 80 % intervals."""
+
+    where: Literal["host", "device", "time"]
+    kind: Literal["trend", "lookahead", "budget"]
+    level: Risk
+    text: str
+    """In words, with the figures."""
+    evidence: str = ""
+    """What it rests on."""
+    in_low_s: float | None = None
+    in_s: float | None = None
+    in_high_s: float | None = None
+    """None where there is no end to it."""
+    step: int | None = None
+    """At which it would happen."""
+    capacity_bytes: int | None = None
+    now_bytes: int | None = None
+    """Trend: floor and spike together, now; from here it rises by `bytes_per_s`."""
+    bytes_per_s_low: float | None = None
+    bytes_per_s: float | None = None
+    bytes_per_s_high: float | None = None
+    need_low_bytes: int | None = None
+    need_bytes: int | None = None
+    """Look-ahead: the peak that the step will have."""
+    need_high_bytes: int | None = None
+    example: int | None = None
+    """Index of its longest example."""
+    longest: int | None = None
+    fitting_micro_batch: int | None = None
+    """The largest micro-batch at which the step fits; None when there is none."""
+    rank: int = 0
+
+
+class Forecast(Value, frozen=True, kw_only=True):
+    """Where memory is heading: the most urgent first."""
+
+    time_s: float
+    level: Risk
+    headline: str = ""
+    """Empty when all is well."""
+    outlooks: list[Outlook] = []
+
+
 def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
     """Capacity less the peak of the last step: the next step needs that peak again, and nothing frees it in time.
 
@@ -181,6 +229,9 @@ def host_headroom_bytes(memory: HostMemory | None) -> int | None:
         return None
     return memory.capacity_bytes - max(memory.working_set_bytes, memory.peak_working_set_bytes)
 
+
+LAST_WORDS = "last-words-{rank}.jsonl"
+"""A file in the run's directory: the frames that a rank would open its next connection with, written when it ends."""
 
 # ---- telemetry: up ---------------------------------------------------------------------------------------------------
 
@@ -209,6 +260,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     run_id: str
     attempt: int
     pid: int
+    heard_s: float = 0.0
+    """Ranks: time of the newest message that a supervisor of this run has heard; what came after it is sent again."""
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -305,6 +358,22 @@ class SplitChanged(Message, frozen=True, kw_only=True):
     """In words: `200 steps without an OOM`."""
 
 
+class ComingGroups(Message, frozen=True, kw_only=True):
+    """Which steps to come have a longest example that is longer than that of every step before them.
+
+    The lists have the same length; whatever length is the largest that fits, the first step over it is in them.
+    """
+
+    rank: int
+    time_s: float
+    through_step: int
+    """The last step that was looked at."""
+    steps: list[int]
+    longest: list[int]
+    examples: list[int]
+    """Index of the longest example of each."""
+
+
 class OomReport(Message, frozen=True, kw_only=True):
     """A device out-of-memory error: where it hit, what was asked for, and what was done about it."""
 
@@ -319,6 +388,7 @@ class OomReport(Message, frozen=True, kw_only=True):
     message: str
     requested_bytes: int | None = None
     memory: DeviceMemory | None = None
+    """The allocator when it refused, before anything was freed; None where nobody saw it."""
 
 
 class CheckpointSaved(Message, frozen=True, kw_only=True):
@@ -390,6 +460,14 @@ class SetBatchSplit(Message, frozen=True, kw_only=True):
     micro_batch: int
 
 
+class CapStep(Message, frozen=True, kw_only=True):
+    """Train one step to come with a micro-batch of at most so many examples; the steps after it are as before."""
+
+    command_id: str
+    step: int
+    micro_batch: int
+
+
 class SaveCheckpoint(Message, frozen=True, kw_only=True):
     """Save at the next step boundary."""
 
@@ -403,6 +481,12 @@ class EmptyCache(Message, frozen=True, kw_only=True):
     command_id: str
 
 
+class DumpMemorySnapshot(Message, frozen=True, kw_only=True):
+    """Write torch's own record of the device's memory into the run's directory."""
+
+    command_id: str
+
+
 class Stop(Message, frozen=True, kw_only=True):
     """End the run at the next step boundary, after saving what `save` says."""
 
@@ -410,8 +494,17 @@ class Stop(Message, frozen=True, kw_only=True):
     save: Literal["none", "light", "full"] = "full"
 
 
-Command = Pause | Resume | SetBatchSplit | SaveCheckpoint | EmptyCache | Stop
-COMMANDS: tuple[type[Message], ...] = (Pause, Resume, SetBatchSplit, SaveCheckpoint, EmptyCache, Stop)
+Command = Pause | Resume | SetBatchSplit | CapStep | SaveCheckpoint | EmptyCache | DumpMemorySnapshot | Stop
+COMMANDS: tuple[type[Message], ...] = (
+    Pause,
+    Resume,
+    SetBatchSplit,
+    CapStep,
+    SaveCheckpoint,
+    EmptyCache,
+    DumpMemorySnapshot,
+    Stop,
+)
 
 # ---- supervisor to dashboards ----------------------------------------------------------------------------------------
 
@@ -489,6 +582,8 @@ class RunState(Message, frozen=True, kw_only=True):
     capabilities: dict[str, str] = {}
     linked: bool = False
     """Whether the training process is connected to the supervisor."""
+    heard_s: dict[int, float] = {}
+    """Time of the newest message of each rank that this state takes account of; on disk only."""
     last_words: str = ""
     """The outcome that the training process named in its Goodbye; empty when it never said one."""
     exit_code: int | None = None
@@ -591,6 +686,7 @@ Telemetry = (
     | EvaluationReport
     | OomReport
     | SplitChanged
+    | ComingGroups
     | CheckpointSaved
     | Notice
     | Ack
@@ -617,10 +713,10 @@ FromSupervisor = (
 )
 """What a dashboard may receive."""
 
-FromViewer = Hello | Pause | Resume | SetBatchSplit | SaveCheckpoint | EmptyCache | Stop
+FromViewer = Hello | Command
 """What a dashboard may send."""
 
-ToRank = Welcome | Refused | Pause | Resume | SetBatchSplit | SaveCheckpoint | EmptyCache | Stop
+ToRank = Welcome | Refused | Command
 """What a rank may receive."""
 
 _encoder = msgspec.json.Encoder()

@@ -1,0 +1,1 @@
+"""Samples in, forecast out. Everything here is pure: time comes with the samples."""

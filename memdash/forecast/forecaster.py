@@ -1,0 +1,228 @@
+"""Everything that memory is heading for, from what ranks and the host report: trends, steps to come, the wall budget.
+
+Fed with messages, asked now and then; keeps a bounded amount however long the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from memdash.batching import divisors
+from memdash.forecast.lookahead import Coming, Misfit, first_misfit
+from memdash.forecast.peak import PeakModel
+from memdash.forecast.risk import Ranking, misfit_risk, trend_risk
+from memdash.forecast.trend import Floor, Trend
+from memdash.units import format_bytes, format_duration
+from memdash.wire import (
+    ComingGroups,
+    Forecast,
+    HostSample,
+    Outlook,
+    RunState,
+    StepReport,
+    attempt_s,
+)
+
+OWN_GROWTH = 0.6
+"""Share of the host's growth from which on it is put down to this run itself."""
+
+
+@dataclass
+class _Rank:
+    """What is known of one rank's device."""
+
+    floor: Floor = field(default_factory=Floor)
+    model: PeakModel = field(default_factory=PeakModel)
+    coming: list[Coming] = field(default_factory=list)
+    last: StepReport | None = None
+    total_bytes: int = 0
+    """The largest capacity seen: what is missing of it now, others have taken."""
+
+
+class Forecaster:
+    """One attempt of a run."""
+
+    def __init__(self, wall_s: float = 0.0) -> None:
+        self._wall_s = wall_s
+        self._ranks: dict[int, _Rank] = {}
+        self._host_floor, self._own_floor = Floor(), Floor()
+        self._host: HostSample | None = None
+        self._ranking = Ranking()
+        self.caps: dict[int, int] = {}
+        """Steps to come for which a smaller micro-batch has been asked for."""
+
+    def step(self, report: StepReport, state: RunState) -> None:
+        """One optimizer step of a rank."""
+        memory = report.memory
+        if memory is None or memory.capacity_bytes is None or memory.allocated_bytes is None:
+            return
+        rank = self._ranks.setdefault(report.rank, _Rank())
+        rank.last = report
+        rank.total_bytes = max(rank.total_bytes, memory.capacity_bytes)
+        used = memory.allocated_bytes + rank.total_bytes - memory.capacity_bytes
+        peak = memory.peak_allocated_bytes or memory.allocated_bytes
+        above = max(0, peak - memory.allocated_bytes)
+        rank.floor.add(attempt_s(state, report.time_s), report.step, used, used + above)
+        rank.model.add(report.micro_batch, report.longest, above)
+
+    def host(self, sample: HostSample, state: RunState) -> None:
+        """CPU RAM; while the run is paused nothing is learnt from it."""
+        self._host = sample
+        if state.phase == "paused":
+            return
+        time_s = attempt_s(state, sample.time_s)
+        host = sample.host
+        self._host_floor.add(time_s, state.step, host.working_set_bytes, host.peak_working_set_bytes)
+        self._own_floor.add(time_s, state.step, host.process_bytes)
+
+    def coming(self, message: ComingGroups) -> None:
+        """The order of examples to come."""
+        rank = self._ranks.setdefault(message.rank, _Rank())
+        rank.coming = [Coming(*each) for each in zip(message.steps, message.longest, message.examples, strict=True)]
+
+    def forecast(self, state: RunState, now_s: float) -> Forecast:
+        """All there is to say now, the most urgent first; `now_s` is Unix time."""
+        outlooks = [*self._host_outlooks(state, now_s), *self._wall_outlooks(state, now_s)]
+        for number, rank in self._ranks.items():
+            outlooks += self._device_outlooks(number, rank, state, now_s)
+        shown = self._ranking.settle(outlooks, now_s)
+        level = shown[0].level if shown else "ok"
+        return Forecast(time_s=now_s, level=level, headline=shown[0].text if shown else "", outlooks=shown)
+
+    # ---- the three questions ----
+
+    def _host_outlooks(self, state: RunState, now_s: float) -> Iterator[Outlook]:
+        trend = self._host_floor.trend()
+        if trend is None or self._host is None:
+            return
+        own = self._own_floor.trend()
+        ours = own is not None and own.line.slope > OWN_GROWTH * trend.line.slope
+        cause = (
+            "this run grows, as `losses.append(loss)` without .item() does"
+            if ours
+            else "others on it grow, not this run"
+        )
+        yield _trend_outlook("host", trend, self._host.host.capacity_bytes, state, now_s, cause)
+
+    def _device_outlooks(self, number: int, rank: _Rank, state: RunState, now_s: float) -> Iterator[Outlook]:
+        if rank.last is None or rank.last.memory is None:
+            return
+        trend = rank.floor.trend()
+        if trend is not None:
+            memory = rank.last.memory
+            others = rank.total_bytes - (memory.capacity_bytes or 0) > trend.rise_bytes / 2
+            cause = (
+                "other processes take it" if others else "tensors are kept from step to step, as by a retained graph"
+            )
+            yield _trend_outlook("device", trend, rank.total_bytes, state, now_s, cause, number)
+        misfit = self._misfit(rank, state)
+        if misfit is not None:
+            yield _misfit_outlook(misfit, rank, state, number)
+
+    def _misfit(self, rank: _Rank, state: RunState) -> Misfit | None:
+        report = rank.last
+        assert report is not None
+        assert report.memory is not None
+        group = max(1, state.global_batch // max(1, state.world_size))
+        return first_misfit(
+            rank.coming,
+            rank.model,
+            done_steps=state.step,
+            micro_batch=state.micro_batch or report.micro_batch,
+            choices=divisors(group),
+            floor_bytes=report.memory.allocated_bytes or 0,
+            capacity_bytes=report.memory.capacity_bytes or 0,
+            caps=self.caps,
+        )
+
+    def _wall_outlooks(self, state: RunState, now_s: float) -> Iterator[Outlook]:
+        if not self._wall_s or state.eta_s is None or state.step - state.start_step < 20:
+            return
+        left_s = self._wall_s - attempt_s(state, now_s)
+        if state.eta_s <= left_s:
+            return
+        short = format_duration(state.eta_s - left_s)
+        text = f"the wall budget ends in {format_duration(left_s)}, {short} too early: saved and stopped before it"
+        yield Outlook(where="time", kind="budget", level="watch", text=text, in_s=max(0.0, left_s))
+
+
+def _trend_outlook(
+    where: str, trend: Trend, capacity_bytes: int, state: RunState, now_s: float, cause: str, rank: int = 0
+) -> Outlook:
+    elapsed_s = attempt_s(state, now_s)
+    early, likely, late = trend.reach_s(capacity_bytes, elapsed_s)
+    now_bytes = trend.line.value(elapsed_s) + trend.spike_bytes
+    level = trend_risk(trend, capacity_bytes - now_bytes, (early, likely, late), state.longest_save_s)
+    step = state.step + round(likely / state.step_time_s) if state.step_time_s else None
+    at = f" (step ~{step:,})" if step is not None else ""
+    rate = format_bytes(round(trend.line.slope * 60))
+    span = format_duration(trend.span_s)
+    return Outlook(
+        where="host" if where == "host" else "device",
+        kind="trend",
+        level=level,
+        text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}; {cause}",
+        evidence=(
+            f"floor +{format_bytes(round(trend.rise_bytes))} in {span}, "
+            f"{format_bytes(round(trend.line.slope_low * 60))} to {format_bytes(round(trend.line.slope_high * 60))} a minute, "
+            f"{format_bytes(round(trend.bytes_per_step))} a step; peaks {format_bytes(round(trend.spike_bytes))} above it; "
+            f"{format_bytes(round(capacity_bytes - now_bytes))} left of {format_bytes(capacity_bytes)}"
+        ),
+        in_low_s=early,
+        in_s=likely,
+        in_high_s=late if late != float("inf") else None,
+        step=step,
+        capacity_bytes=capacity_bytes,
+        now_bytes=round(now_bytes),
+        bytes_per_s_low=trend.line.slope_low,
+        bytes_per_s=trend.line.slope,
+        bytes_per_s_high=trend.line.slope_high,
+        rank=rank,
+    )
+
+
+def _misfit_outlook(misfit: Misfit, rank: _Rank, state: RunState, number: int) -> Outlook:
+    assert rank.last is not None
+    assert rank.last.memory is not None
+    capacity = rank.last.memory.capacity_bytes or 0
+    coming, need = misfit.coming, misfit.need
+    in_s = (coming.step - state.step) * (state.step_time_s or 0.0)
+    sure = misfit.sure(capacity)
+    will = "will not fit" if sure else "may not fit"
+    low, high = format_bytes(round(need.low_bytes)), format_bytes(round(need.high_bytes))
+    fitting = misfit.fitting_micro_batch
+    remedy = (
+        f"micro-batch {fitting} {'fits' if misfit.surely else 'probably fits'}" if fitting else "no micro-batch fits"
+    )
+    return Outlook(
+        where="device",
+        kind="lookahead",
+        level=misfit_risk(misfit, in_s, sure=sure),
+        text=(
+            f"step {coming.step:,} in {format_duration(in_s)} {will}: example {coming.example:,} of length "
+            f"{coming.longest:,} needs {format_bytes(round(need.likely_bytes))} of {format_bytes(capacity)}; {remedy}"
+        ),
+        evidence=(
+            f"needs {low} to {high}, from the peaks of {len(rank.model)} different loads; "
+            f"{'as large a load was seen' if need.seen else 'larger than any load seen'}"
+        ),
+        in_s=in_s,
+        step=coming.step,
+        capacity_bytes=capacity,
+        need_low_bytes=round(need.low_bytes),
+        need_bytes=round(need.likely_bytes),
+        need_high_bytes=round(need.high_bytes),
+        example=coming.example,
+        longest=coming.longest,
+        fitting_micro_batch=fitting,
+        rank=number,
+    )
+
+
+def span_words(early_s: float, late_s: float) -> str:
+    """`12m-19m`; `more than 12m` where there is no end."""
+    early, late = format_duration(early_s), format_duration(late_s) if late_s != float("inf") else ""
+    if not late:
+        return f"more than {early}"
+    return early if early == late else f"{early}-{late}"

@@ -1,0 +1,198 @@
+"""The peak of a step as a function of what is in it: learnt from every step of this run, and never trusted too far.
+
+What a forward and backward pass keeps grows with the tokens of a micro-batch, and where attention is written out with
+their length once more; on it stands what is always there (weights, gradients, optimizer state):
+
+    peak = a + b * micro_batch * longest + c * micro_batch * longest**2,   a, b, c >= 0
+
+The largest of several such sums is not one of them, so only the larger half of the observations is fitted, and beyond
+what was observed the interval spans every form of the sum that explains the observations about as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_CELLS = 96
+FIRST_CELLS = 5  # different loads, before anything is said of a load that has not been seen
+PLAUSIBLE = 1.5  # times the error of the form that fits best
+SLACK = 0.005  # of the peak: what allocators round
+HUBER, ROUNDS = 1.5, 3
+FORMS: tuple[tuple[int, ...], ...] = ((0, 1), (0, 2), (0, 1, 2), (1,), (1, 2))
+
+Features = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that a step will need at its peak."""
+
+    low_bytes: float
+    likely_bytes: float
+    high_bytes: float
+    """Ends of an interval meant to hold four times in five."""
+    seen: bool
+    """Whether a load at least as large was observed; otherwise it is an extrapolation."""
+
+
+@dataclass
+class _Cell:
+    micro_batch: int
+    longest: int
+    peak: float
+
+    @property
+    def load(self) -> int:
+        return self.micro_batch * self.longest
+
+
+class PeakModel:
+    """One rank's peaks; bounded in memory whatever the length of the run."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, int], _Cell] = {}
+        self._forms: list[_Fit] | None = None
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def add(self, micro_batch: int, longest: int, peak_bytes: float) -> None:
+        """One committed step; `longest` is 1 where lengths mean nothing."""
+        longest = max(1, longest)
+        key = (micro_batch, _bin(longest))
+        cell = self._cells.get(key)
+        if cell is not None and peak_bytes <= cell.peak:
+            return
+        self._cells[key] = _Cell(micro_batch, longest, peak_bytes)
+        self._forms = None
+        if len(self._cells) > MAX_CELLS:
+            del self._cells[min(self._cells, key=lambda each: self._cells[each].load)]
+
+    def estimate(self, micro_batch: int, longest: int) -> Estimate | None:
+        """What a step would need; None while too little was seen to say."""
+        longest = max(1, longest)
+        largest = max((cell.load for cell in self._cells.values()), default=0)
+        above = [
+            cell.peak
+            for cell in self._cells.values()
+            if cell.micro_batch >= micro_batch and cell.longest >= longest  # needs at least as much
+        ]
+        below = [
+            cell.peak for cell in self._cells.values() if cell.micro_batch <= micro_batch and cell.longest <= longest
+        ]
+        plausible = self._plausible()
+        if not plausible:
+            known = max(below, default=0.0)
+            return Estimate(known, min(above), min(above), seen=True) if above else None
+        features = _features(micro_batch, longest)
+        likely = plausible[0].predict(features)
+        spread = [fit.predict(features) for fit in plausible]
+        error = max(plausible[0].error, SLACK * likely)
+        floor = max(below, default=0.0)  # nobody needs less than a smaller load did
+        return Estimate(
+            max(floor, min(spread) - error),
+            max(floor, likely),
+            max(floor, max(spread) + error),
+            seen=micro_batch * longest <= largest,
+        )
+
+    def largest_that_fits(self, choices: Sequence[int], longest: int, capacity_bytes: float) -> tuple[int | None, bool]:
+        """The largest of these micro-batches whose whole interval lies within the capacity, and True.
+
+        Where there is none: the largest that likely fits, or None, and False.
+        """
+        likely: int | None = None
+        for micro_batch in sorted(choices, reverse=True):
+            need = self.estimate(micro_batch, longest)
+            if need is None:
+                continue
+            if need.high_bytes <= capacity_bytes:
+                return micro_batch, True
+            if need.likely_bytes <= capacity_bytes:
+                likely = likely or micro_batch
+        return likely, False
+
+    def _plausible(self) -> list[_Fit]:
+        """The forms that explain what was seen, the best first."""
+        if self._forms is None:
+            self._forms = self._fit_all()
+        return self._forms
+
+    def _fit_all(self) -> list[_Fit]:
+        cells = sorted(self._cells.values(), key=lambda cell: cell.load)
+        loads = {cell.load for cell in cells}
+        if len(loads) < FIRST_CELLS:
+            return []
+        cells = cells[-max(FIRST_CELLS, len(cells) // 3) :] if len(loads) >= 2 * FIRST_CELLS else cells
+        fits = [fit for form in FORMS if (fit := _fit(cells, form)) is not None]
+        fits.sort(key=lambda fit: fit.error)
+        return [fit for fit in fits if fit.error <= PLAUSIBLE * fits[0].error + SLACK * cells[-1].peak]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    weights: Features
+    error: float
+    """The size that four of five misses stay under."""
+
+    def predict(self, features: Features) -> float:
+        return sum(weight * feature for weight, feature in zip(self.weights, features, strict=True))
+
+
+def _features(micro_batch: int, longest: int) -> Features:
+    return 1.0, float(micro_batch * longest), float(micro_batch * longest * longest)
+
+
+def _bin(longest: int) -> int:
+    """Lengths that differ by less than a thirty-second share a cell, which keeps the largest peak of them."""
+    width = max(1, 1 << max(0, longest.bit_length() - 6))
+    return longest // width * width
+
+
+def _fit(cells: Sequence[_Cell], form: tuple[int, ...]) -> _Fit | None:
+    """Least squares with Huber's weights; None when a coefficient would be negative or cannot be told."""
+    rows = [_features(cell.micro_batch, cell.longest) for cell in cells]
+    peaks = [cell.peak for cell in cells]
+    scale = [max(row[index] for row in rows) for index in range(3)]
+    trust = [1.0] * len(rows)
+    solved: Features | None = None
+    for _ in range(ROUNDS):
+        matrix = [
+            [sum(w * row[i] * row[j] / scale[i] / scale[j] for w, row in zip(trust, rows, strict=True)) for j in form]
+            for i in form
+        ]
+        target = [sum(w * row[i] * y / scale[i] for w, row, y in zip(trust, rows, peaks, strict=True)) for i in form]
+        found = solve(matrix, target)
+        if found is None or min(found) < 0:
+            return None
+        weights = [0.0, 0.0, 0.0]
+        for index, value in zip(form, found, strict=True):
+            weights[index] = value / scale[index]
+        solved = (weights[0], weights[1], weights[2])
+        misses = [abs(y - _Fit(solved, 0.0).predict(row)) for row, y in zip(rows, peaks, strict=True)]
+        typical = sorted(misses)[len(misses) // 2] or 1.0
+        trust = [min(1.0, HUBER * typical / miss) if miss else 1.0 for miss in misses]
+    assert solved is not None
+    misses.sort()
+    return _Fit(solved, misses[min(len(misses) - 1, round(0.8 * len(misses)))])
+
+
+def solve(matrix: list[list[float]], target: list[float]) -> list[float] | None:
+    """Gaussian elimination with pivoting; None when it is singular for all practical purposes."""
+    size = len(target)
+    rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
+    largest = max(abs(value) for row in matrix for value in row)
+    for column in range(size):
+        pivot = max(range(column, size), key=lambda row: abs(rows[row][column]))
+        if abs(rows[pivot][column]) < 1e-9 * largest:
+            return None
+        rows[column], rows[pivot] = rows[pivot], rows[column]
+        for row in range(column + 1, size):
+            factor = rows[row][column] / rows[column][column]
+            rows[row] = [a - factor * b for a, b in zip(rows[row], rows[column], strict=True)]
+    found = [0.0] * size
+    for row in reversed(range(size)):
+        known = sum(rows[row][column] * found[column] for column in range(row + 1, size))
+        found[row] = (rows[row][size] - known) / rows[row][row]
+    return found

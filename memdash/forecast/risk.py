@@ -1,0 +1,78 @@
+"""How urgent an outlook is; a level is entered at once, and left only when it has been calmer for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from memdash.forecast.lookahead import Misfit
+from memdash.forecast.trend import Trend
+from memdash.wire import Outlook, Risk
+
+ORDER: tuple[Risk, ...] = ("ok", "watch", "warning", "critical")
+WATCH_S, WARNING_S = 3600.0, 900.0
+CRITICAL_S, CRITICAL_SAVES = 60.0, 5.0
+"""Critical is what leaves time for no more than this, or for so many full checkpoints."""
+SHORTLY_S = 120.0
+WAY_GONE = 1 / 3
+"""A trend is believed when it has gone so much of the way that it still has to go, or when it ends shortly."""
+CALM_S = 15.0
+
+
+def trend_risk(
+    trend: Trend, gap_bytes: float, reach_s: tuple[float, float, float], longest_save_s: float | None
+) -> Risk:
+    """Of a floor that rises: by when the ceiling is hit, and how much of the way was seen."""
+    early_s, likely_s, _ = reach_s
+    believed = trend.rise_bytes >= WAY_GONE * gap_bytes or likely_s < SHORTLY_S
+    if believed and early_s < max(CRITICAL_S, CRITICAL_SAVES * (longest_save_s or 0.0)):
+        return "critical"
+    if believed and likely_s < WARNING_S:
+        return "warning"
+    return "watch" if likely_s < WATCH_S else "ok"
+
+
+def misfit_risk(misfit: Misfit, in_s: float, *, sure: bool) -> Risk:
+    """Of a step that does not fit: worst when it is near and no micro-batch would help."""
+    if not sure:
+        return "watch"
+    hopeless = misfit.fitting_micro_batch is None
+    return "critical" if in_s < CRITICAL_S or (hopeless and in_s < WARNING_S) else "warning"
+
+
+def worse(outlook: Outlook) -> tuple[int, float]:
+    """Sorts the most urgent first."""
+    return -ORDER.index(outlook.level), outlook.in_s if outlook.in_s is not None else float("inf")
+
+
+class Ranking:
+    """Remembers the level of every outlook, so that one at the edge does not flicker."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[object, ...], tuple[Outlook, float]] = {}
+
+    def settle(self, outlooks: Sequence[Outlook], now_s: float) -> list[Outlook]:
+        """At the levels that are shown, the most urgent first: a level, or a trend that is gone, stays for CALM_S."""
+        settled: list[Outlook] = []
+        keys: set[tuple[object, ...]] = set()
+        for outlook in outlooks:
+            key: tuple[object, ...] = (
+                outlook.where,
+                outlook.kind,
+                outlook.rank,
+                outlook.step if outlook.kind == "lookahead" else None,
+            )
+            keys.add(key)
+            held, since_s = self._held.get(key, (outlook, now_s))
+            if ORDER.index(outlook.level) >= ORDER.index(held.level) or now_s - since_s > CALM_S:
+                self._held[key] = (outlook, now_s)
+            else:
+                outlook = msgspec.structs.replace(outlook, level=held.level)
+            settled.append(outlook)
+        for old, (held, since_s) in list(self._held.items()):
+            if old not in keys and (held.kind != "trend" or now_s - since_s > CALM_S):
+                del self._held[old]
+            elif old not in keys:
+                settled.append(held)
+        return sorted((outlook for outlook in settled if outlook.level != "ok"), key=worse)

@@ -1,0 +1,64 @@
+"""A line through points of which some are wild, and how sure its slope is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+Z_80 = 1.2816  # a two-sided interval of 80 %
+MAX_CORRELATION = 0.9
+
+
+@dataclass(frozen=True)
+class Line:
+    """`level + slope * (x - at)`, with an 80 % interval of the slope."""
+
+    at: float
+    level: float
+    slope: float
+    slope_low: float
+    slope_high: float
+    noise: float
+    """Median distance of the points from the line."""
+
+    def value(self, x: float) -> float:
+        """On the line."""
+        return self.level + self.slope * (x - self.at)
+
+
+def theil_sen(xs: Sequence[float], ys: Sequence[float]) -> Line:
+    """The median of the slopes between all pairs of points: up to 29 % of them may be anything.
+
+    The interval is Sen's (Journal of the American Statistical Association 63, 1968), from the ranks of the pairwise
+    slopes, widened for points that are not independent of their neighbours by (1 + r) / (1 - r), where r is the
+    residuals' correlation with the ones before them. Raises ValueError for fewer than three points.
+    """
+    count = len(xs)
+    if count < 3:
+        raise ValueError(f"a line with an interval needs three points, not {count}")
+    slopes = sorted(
+        (ys[j] - ys[i]) / (xs[j] - xs[i]) for i in range(count) for j in range(i + 1, count) if xs[j] != xs[i]
+    )
+    slope = _at_rank(slopes, 0.5)
+    level = median(y - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True))
+    residuals = [y - level - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True)]
+    correlation = min(MAX_CORRELATION, max(0.0, _lag_one(residuals)))
+    spread = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * (1 + correlation) / (1 - correlation))
+    half = min(0.5, Z_80 * spread / 2 / len(slopes))
+    noise = median(map(abs, residuals))
+    return Line(xs[-1], level, slope, _at_rank(slopes, 0.5 - half), _at_rank(slopes, 0.5 + half), noise)
+
+
+def _at_rank(values: Sequence[float], share: float) -> float:
+    """Between the two nearest ranks."""
+    place = share * (len(values) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (place - low)
+
+
+def _lag_one(values: Sequence[float]) -> float:
+    squares = sum(value * value for value in values)
+    return sum(a * b for a, b in zip(values, values[1:], strict=False)) / squares if squares else 0.0

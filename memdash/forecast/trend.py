@@ -1,0 +1,151 @@
+"""Does the floor of memory rise, and when would it reach the ceiling?
+
+The floor is what memory never falls below again. Peaks, saw-teeth (garbage collection, prefetching, checkpoint saves,
+evaluations) and what one step needs stand on it and pass; a leak lifts the floor itself. What is taken for growth must
+have gone on through most of a window, so that a start-up, a jump and a cache that has filled up are not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from memdash.forecast.robust import Line, theil_sen
+
+POINTS = 32  # of one window
+MIN_POINTS = 20
+LEVELS = 14  # windows of 32 buckets, each twice as wide as the one before: 16 s to 36 h at half a second
+PARTS, RISING_PARTS = 6, 5
+MOST_IN_ONE_PART = 0.5
+SLOWING, STILL = 0.5, 0.25
+MIN_SPAN_S = 20.0
+GIVEN_BACK = 0.5
+"""A fall by so much of a rise ends it: that was a tooth of a saw."""
+MAX_TEETH = 16
+
+
+@dataclass
+class _Bucket:
+    index: int
+    time_s: float
+    """When it was lowest."""
+    step: float
+    low: float
+    """The floor within the bucket."""
+    above: float
+    """The most that a peak stood above a floor reading."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A floor that rises, fitted over the last `span_s`."""
+
+    line: Line
+    """Bytes over seconds of time in which the run was not paused."""
+    spike_bytes: float
+    """How far peaks stand above the floor; the ceiling is hit when floor and spike together reach it."""
+    span_s: float
+    rise_bytes: float
+    """What the floor gained within that time."""
+    bytes_per_step: float
+
+    def reach_s(self, capacity_bytes: float, now_s: float) -> tuple[float, float, float]:
+        """Seconds from now until the ceiling is hit: earliest, likely, latest of an 80 % interval; 0 when it is now."""
+        gap = capacity_bytes - self.spike_bytes - self.line.value(now_s)
+        slack = self.line.noise
+        return (
+            max(0.0, gap - slack) / max(self.line.slope_high, self.line.slope),
+            max(0.0, gap) / self.line.slope,
+            (max(0.0, gap + slack) / self.line.slope_low) if self.line.slope_low > 0 else float("inf"),
+        )
+
+
+class Floor:
+    """The floor of one kind of memory, over windows from seconds to days, in bounded memory."""
+
+    def __init__(self, base_s: float = 0.5) -> None:
+        self._base_s = base_s
+        self._levels: list[deque[_Bucket]] = [deque(maxlen=POINTS + 1) for _ in range(LEVELS)]
+        self._low = self._high = (0.0, float("inf"))
+        self._teeth: list[tuple[float, float]] = []
+
+    def add(self, time_s: float, step: float, value: float, peak: float | None = None) -> None:
+        """One reading where the step stands lowest, with the peak since the reading before; time without pauses."""
+        above = max(0.0, (value if peak is None else peak) - value)
+        self._follow(time_s, value)
+        for level, buckets in enumerate(self._levels):
+            index = int(time_s // (self._base_s * 2**level))
+            last = buckets[-1] if buckets else None
+            if last is not None and index <= last.index:
+                last.above = max(last.above, above)
+                if value < last.low:
+                    last.low, last.time_s, last.step = value, time_s, step
+            else:
+                buckets.append(_Bucket(index, time_s, step, value, above))
+
+    def trend(self) -> Trend | None:
+        """The growth that goes on now, if any; over the longest window in which it has been steady."""
+        for buckets in reversed(self._levels):
+            if len(buckets) < MIN_POINTS:
+                continue
+            found = _growth(list(buckets)[:-1])  # the last one is still being filled
+            if found is not None and not self._is_a_tooth(found):
+                return found
+        return None
+
+    def _follow(self, time_s: float, value: float) -> None:
+        """Remember the largest rises that were given back, and how long they took."""
+        if value < self._low[1]:
+            self._low = self._high = (time_s, value)
+        elif value > self._high[1]:
+            self._high = (time_s, value)
+        rise = self._high[1] - self._low[1]
+        if rise > 0 and self._high[1] - value > GIVEN_BACK * rise:
+            self._teeth.append((rise, self._high[0] - self._low[0]))
+            self._teeth = sorted(self._teeth, reverse=True)[:MAX_TEETH]
+            self._low = self._high = (time_s, value)
+
+    def _is_a_tooth(self, trend: Trend) -> bool:
+        """Whether rises as large have been given back before, and took about as long as this one has gone on."""
+        return any(rise >= GIVEN_BACK * trend.rise_bytes and took_s * 2 > trend.span_s for rise, took_s in self._teeth)
+
+
+def _growth(buckets: list[_Bucket]) -> Trend | None:
+    """A line through the floor of these buckets, when it rose through most of them."""
+    span_s = buckets[-1].time_s - buckets[0].time_s
+    if span_s < MIN_SPAN_S:
+        return None
+    floor = envelope([bucket.low for bucket in buckets])
+    if not rises(floor):
+        return None
+    times = [bucket.time_s for bucket in buckets]
+    line = theil_sen(times, floor)
+    if line.slope_low <= 0:
+        return None
+    recent = buckets[len(buckets) * 2 // 3 :]
+    spike = max(bucket.above for bucket in recent)
+    steps = buckets[-1].step - buckets[0].step
+    rise = floor[-1] - floor[0]
+    return Trend(line, spike, span_s, rise, rise / steps if steps > 0 else 0.0)
+
+
+def envelope(values: list[float]) -> list[float]:
+    """The highest line below all values that never falls: what was never gone below again."""
+    floor, lowest = [], float("inf")
+    for value in reversed(values):
+        lowest = min(lowest, value)
+        floor.append(lowest)
+    return floor[::-1]
+
+
+def rises(floor: list[float]) -> bool:
+    """Whether a floor rose in nearly every part of the window, the last one too, in none by most, and is not levelling off."""
+    edges = [round(part * (len(floor) - 1) / PARTS) for part in range(PARTS + 1)]
+    gains = [floor[end] - floor[start] for start, end in zip(edges, edges[1:], strict=False)]
+    total = sum(gains)
+    if total <= 0 or max(gains) > MOST_IN_ONE_PART * total:
+        return False
+    if sum(gain > 0 for gain in gains) < RISING_PARTS or gains[-1] < STILL * total / PARTS:
+        return False
+    half = PARTS // 2
+    return sum(gains[half:]) >= SLOWING * sum(gains[:half])

@@ -1,0 +1,165 @@
+"""Whole forecasts from written histories: what is said, how urgent it is, and that it does not flicker."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from memdash import wire
+from memdash.forecast.forecaster import Forecaster, span_words
+from memdash.forecast.risk import CALM_S
+
+MIB = 1 << 20
+STATE = wire.RunState(
+    run_id="r",
+    name="r",
+    status="running",
+    phase="training",
+    started_s=1000.0,
+    total_steps=5000,
+    global_batch=16,
+    micro_batch=8,
+    step_time_s=0.5,
+    eta_s=100.0,
+)
+
+
+class Run:
+    """Half a second a step."""
+
+    def __init__(self, wall_s: float = 0.0) -> None:
+        self.forecaster = Forecaster(wall_s)
+        self.state = STATE
+        self.levels: list[str] = []
+
+    def go(
+        self, steps: int, *, host=lambda t: 500.0, device=lambda n: 40.0, longest=lambda n: 16 + n * 7 % 128
+    ) -> None:
+        """Host and device floors in MiB."""
+        for number in range(self.state.step + 1, self.state.step + steps + 1):
+            time_s = 1000 + number * 0.5
+            self.state = msgspec.structs.replace(self.state, step=number)
+            self.forecaster.step(self.report(number, time_s, device(number), longest(number)), self.state)
+            self.forecaster.host(self.sample(time_s, host(number * 0.5)), self.state)
+            if number % 2 == 0:
+                self.levels.append(self.now().level)
+
+    def now(self) -> wire.Forecast:
+        return self.forecaster.forecast(self.state, 1000 + self.state.step * 0.5)
+
+    @staticmethod
+    def report(number: int, time_s: float, floor: float, longest: int) -> wire.StepReport:
+        memory = wire.DeviceMemory(
+            device="simulated",
+            kind="simulated",
+            capacity_bytes=512 * MIB,
+            allocated_bytes=int(floor * MIB),
+            peak_allocated_bytes=int(floor * MIB) + 8 * longest * 9000 + 8 * longest**2 * 100,
+        )
+        return wire.StepReport(
+            rank=0, seq=number, time_s=time_s, step=number, epoch=0, examples_seen=0, micro_batch=8, grad_accum_steps=2,
+            step_time_s=0.5, loss=1.0, longest=longest, memory=memory,
+        )  # fmt: skip
+
+    @staticmethod
+    def sample(time_s: float, used: float) -> wire.HostSample:
+        host = wire.HostMemory(
+            kind="exact", process_bytes=int(used * MIB), num_processes=1, working_set_bytes=int(used * MIB),
+            peak_working_set_bytes=int((used + 20) * MIB), capacity_bytes=1024 * MIB, capacity_source="memory.max",
+        )  # fmt: skip
+        return wire.HostSample(time_s=time_s, host=host)
+
+
+def test_a_healthy_run_is_told_nothing():
+    run = Run()
+    run.go(800, host=lambda t: 500 + 20 * (t % 30 < 3))
+    assert set(run.levels) == {"ok"}
+    assert run.now() == wire.Forecast(time_s=1400.0, level="ok")
+
+
+def test_a_host_leak_is_named_with_a_time_that_is_right():
+    run = Run()
+    run.go(600, host=lambda t: 500 + t)
+    forecast = run.now()
+    (outlook,) = forecast.outlooks
+    assert forecast.level == "warning"
+    assert outlook.where == "host"
+    assert outlook.in_low_s <= 204 <= outlook.in_high_s + 1  # 1024 - (800 + 20), at 1 MiB a second
+    assert outlook.in_s == pytest.approx(204, rel=0.05)
+    assert outlook.step == pytest.approx(600 + 408, rel=0.05)
+    assert "+60.0 MiB a minute" in outlook.text
+    assert "this run grows" in outlook.text
+    assert run.levels.index("warning") * 2 < 400  # at 200 s, after 200 of 524 MiB
+    run.go(300, host=lambda t: 500 + t)
+    assert run.now().level == "critical"
+
+
+def test_a_device_leak_is_named():
+    run = Run()
+    run.go(300, device=lambda n: 40 + n)
+    (outlook,) = run.now().outlooks
+    assert (outlook.where, outlook.kind) == ("device", "trend")
+    assert "kept from step to step" in outlook.text
+
+
+def test_the_step_that_will_not_fit_is_named_before_it_comes():
+    run = Run()
+    coming = wire.ComingGroups(
+        rank=0, time_s=1000, through_step=5000, steps=[7, 812], longest=[140, 900], examples=[5, 77]
+    )
+    run.forecaster.coming(coming)
+    run.go(60)
+    (outlook,) = run.now().outlooks
+    assert (outlook.step, outlook.example, outlook.longest) == (812, 77, 900)
+    assert outlook.level == "warning"
+    assert outlook.need_bytes == pytest.approx(40 * MIB + 8 * 900 * 9000 + 8 * 900**2 * 100, rel=0.02)
+    assert outlook.fitting_micro_batch == 4
+    assert outlook.text.startswith("step 812 in 6m16s will not fit: example 77 of length 900 needs")
+    assert outlook.text.endswith("micro-batch 4 fits")
+    run.forecaster.caps[812] = 4
+    assert run.now().level == "ok"
+    run.forecaster.caps.clear()
+    run.go(652)
+    assert run.now().level == "critical"
+    run.go(100)
+    assert run.now().level == "ok"
+
+
+def test_the_wall_budget():
+    run = Run(wall_s=60.0)
+    run.go(30)
+    (outlook,) = run.now().outlooks
+    assert (outlook.where, outlook.level) == ("time", "watch")
+
+
+def test_a_level_is_left_only_after_a_calm_while():
+    run = Run()
+    run.go(300, host=lambda t: 500 + 2 * t)
+    assert run.levels[-1] == "warning"
+    run.go(300, host=lambda t: 800.0)
+    after = run.levels[150:]
+    calm = after.index("ok")
+    assert calm > CALM_S  # two levels a second of which one is asked for
+    assert set(after[calm:]) == {"ok"}
+
+
+def test_time_spent_paused_is_no_time():
+    run = Run()
+    run.go(300, host=lambda t: 500 + t)
+    before = run.now().outlooks[0].in_s
+    run.state = msgspec.structs.replace(run.state, phase="paused", paused_since_s=1150.0)
+    run.forecaster.host(run.sample(2000.0, 650.0), run.state)
+    assert run.forecaster.forecast(run.state, 2000.0).outlooks[0].in_s == pytest.approx(before, rel=0.02)
+
+
+def test_a_device_without_figures_is_no_trouble():
+    run = Run()
+    report = msgspec.structs.replace(run.report(1, 1001.0, 40, 16), memory=None)
+    run.forecaster.step(report, run.state)
+    assert run.now().level == "ok"
+
+
+def test_spans_in_words():
+    assert span_words(720, 1140) == "12m00s-19m00s"
+    assert span_words(720, float("inf")) == "more than 12m00s"
+    assert span_words(60, 60) == "1m00s"

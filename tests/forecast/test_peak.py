@@ -1,0 +1,117 @@
+"""Peaks are learnt from loads, and what was not seen is told with an honest interval."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from memdash.forecast.lookahead import Coming, first_misfit
+from memdash.forecast.peak import MAX_CELLS, PeakModel, solve
+
+
+def bert(micro_batch: int, longest: int) -> float:
+    return 1000 + micro_batch * longest * 9 + micro_batch * longest**2 * 0.1
+
+
+def learnt(law=bert, loads=None) -> PeakModel:
+    model = PeakModel()
+    for micro_batch, longest in loads or [(8, n) for n in range(16, 160, 7)]:
+        model.add(micro_batch, longest, law(micro_batch, longest))
+    return model
+
+
+@pytest.mark.parametrize(("micro_batch", "longest"), [(8, 100), (8, 200), (8, 2000), (1, 2000), (2, 500)])
+def test_the_law_of_attention_is_found(micro_batch, longest):
+    need = learnt().estimate(micro_batch, longest)
+    assert need.likely_bytes == pytest.approx(bert(micro_batch, longest), rel=0.02)
+    assert need.low_bytes <= bert(micro_batch, longest) <= need.high_bytes
+    assert need.seen == (micro_batch * longest <= 8 * 156)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        lambda m, n: 500 + m * n * 20,
+        lambda m, n: max(4000, 1000 + m * n * 9),
+        lambda m, n: bert(m, n) * random.Random(m * n).uniform(0.97, 1.0),
+    ],
+    ids=["without attention", "hidden below another peak", "rounded by an allocator"],
+)
+def test_other_laws_lie_in_the_interval(law):
+    need = learnt(law).estimate(8, 400)
+    assert need.low_bytes <= law(8, 400) <= need.high_bytes
+    assert need.high_bytes < 4 * law(8, 400)
+
+
+def test_one_wild_step_does_not_bend_the_law():
+    model = learnt()
+    model.add(8, 30, 60_000)  # such as an evaluation that ran in between
+    assert model.estimate(8, 1000).likely_bytes == pytest.approx(bert(8, 1000), rel=0.1)
+
+
+def test_too_little_was_seen():
+    model = PeakModel()
+    assert model.estimate(8, 100) is None
+    model.add(8, 100, 5000)
+    assert model.estimate(8, 200) is None
+    smaller = model.estimate(4, 100)
+    assert (smaller.likely_bytes, smaller.seen) == (5000, True)  # it needs no more than a larger load did
+
+
+def test_without_lengths_the_micro_batch_alone_tells():
+    model = learnt(lambda m, n: 100 + 50 * m, [(m, 0) for m in (1, 2, 3, 4, 5, 6)])
+    assert model.estimate(16, 0).likely_bytes == pytest.approx(900, rel=0.02)
+
+
+def test_memory_is_bounded_and_keeps_the_largest_loads():
+    model = learnt(loads=[(m, n) for m in (1, 2, 4, 8) for n in range(1, 3000)])
+    assert len(model) <= MAX_CELLS
+    assert model.estimate(8, 2999).seen
+
+
+def test_the_largest_that_fits():
+    model = learnt()
+    assert model.largest_that_fits([1, 2, 4, 8], 1000, 300_000) == (2, True)
+    assert model.largest_that_fits([1, 2, 4, 8], 1000, 50_000) == (None, False)
+
+
+COMING = [Coming(3, 90, 11), Coming(20, 400, 22), Coming(50, 2000, 33)]
+
+
+def misfit(capacity: float, done: int = 0, caps=None):
+    return first_misfit(
+        COMING,
+        learnt(),
+        done_steps=done,
+        micro_batch=8,
+        choices=[1, 2, 4, 8],
+        floor_bytes=5000,
+        capacity_bytes=capacity,
+        caps=caps,
+    )
+
+
+@pytest.mark.parametrize(
+    ("capacity", "done", "caps", "step", "fitting"),
+    [
+        (1e9, 0, None, None, None),
+        (1.2e6, 0, None, 50, 2),
+        (1e5, 0, None, 20, 4),
+        (1e5, 20, None, 50, None),
+        (1.2e6, 0, {50: 2}, None, None),
+        (1.2e6, 50, None, None, None),
+    ],
+)
+def test_the_first_step_that_does_not_fit_is_named(capacity, done, caps, step, fitting):
+    found = misfit(capacity, done, caps)
+    assert (found.coming.step if found else None) == step
+    if found:
+        assert found.fitting_micro_batch == fitting
+        assert found.sure(capacity)
+        assert found.need.likely_bytes == pytest.approx(5000 + bert(8, found.coming.longest), rel=0.02)
+
+
+def test_elimination():
+    assert solve([[2.0, 1.0], [1.0, 3.0]], [5.0, 10.0]) == pytest.approx([1.0, 3.0])
+    assert solve([[1.0, 2.0], [2.0, 4.0]], [1.0, 2.0]) is None

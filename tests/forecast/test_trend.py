@@ -1,0 +1,132 @@
+"""What is growth and what only looks like it, and when the ceiling would be hit."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from memdash.forecast.robust import theil_sen
+from memdash.forecast.trend import Floor, envelope, rises
+
+RANDOM = random.Random(5)
+STEP_S = 0.5
+
+
+def noise(size: float) -> float:
+    return RANDOM.gauss(0, size)
+
+
+def feed(curve, seconds: float, floor: Floor | None = None) -> Floor:
+    floor = floor or Floor()
+    for index in range(int(seconds / STEP_S)):
+        value = curve(index * STEP_S)
+        floor.add(index * STEP_S, index, value, value + 50)
+    return floor
+
+
+HEALTHY = {
+    "flat": lambda t: 100.0,
+    "noise": lambda t: 100 + noise(3),
+    "warm-up": lambda t: 100 * (1 - math.exp(-t / 20)),
+    "a jump": lambda t: 100.0 if t < 150 else 180.0,
+    "a cache that is full": lambda t: 100 + min(t, 60.0),
+    "a saw of short teeth": lambda t: 100 + t % 20,
+    "a saw of long teeth": lambda t: 100 + t % 125,
+    "falling": lambda t: 300 - t / 10,
+}
+
+
+@pytest.mark.parametrize("curve", HEALTHY.values(), ids=HEALTHY.keys())
+def test_no_growth_is_seen_where_there_is_none(curve):
+    assert feed(curve, 300).trend() is None
+
+
+LEAKS = {
+    "clean": (lambda t: 100 + 0.2 * t, 0.2),
+    "noisy": (lambda t: 100 + 0.2 * t + noise(5), 0.2),
+    "on a saw": (lambda t: 100 + 0.2 * t + t % 10, 0.2),
+    "after a warm-up": (lambda t: 100 * (1 - math.exp(-t / 10)) + 0.2 * t, 0.2),
+    "in stairs, once an epoch": (lambda t: 100 + 2 * (t // 10), 0.2),
+    "with wild readings": (lambda t: 100 + 0.2 * t + (400 if int(t) % 17 == 0 else 0), 0.2),
+}
+
+
+@pytest.mark.parametrize(("curve", "slope"), LEAKS.values(), ids=LEAKS.keys())
+def test_a_leak_is_seen_with_its_rate(curve, slope):
+    trend = feed(curve, 300).trend()
+    assert trend is not None
+    assert trend.line.slope == pytest.approx(slope, rel=0.15)
+    assert trend.line.slope_low <= slope * 1.05
+    assert trend.line.slope_high >= slope * 0.95
+    assert trend.spike_bytes == pytest.approx(50)
+    assert trend.bytes_per_step == pytest.approx(slope * STEP_S, rel=0.3)
+
+
+def test_growth_that_begins_late_is_seen_soon():
+    floor = feed(lambda t: 100 + max(0.0, t - 3600) * 0.5, 3600 + 90)
+    trend = floor.trend()
+    assert trend is not None
+    assert trend.line.slope == pytest.approx(0.5, rel=0.1)
+
+
+def test_growth_that_has_stopped_is_forgotten():
+    assert feed(lambda t: 100 + min(t, 200.0) * 0.5, 260).trend() is None
+
+
+def test_the_ceiling_is_hit_when_floor_and_spike_reach_it():
+    trend = feed(lambda t: 100 + 0.2 * t, 300).trend()
+    early, likely, late = trend.reach_s(250.0, 300.0)  # floor 160 + spike 50, 40 left at 0.2 a second
+    assert likely == pytest.approx(200, rel=0.03)
+    assert early <= likely <= late
+    assert trend.reach_s(200.0, 300.0)[:2] == (0.0, 0.0)  # over it already
+
+
+def test_the_memory_of_a_long_run_is_bounded():
+    floor = feed(lambda t: 100.0, 3600)
+    size = sum(len(level) for level in floor._levels)
+    feed(lambda t: 100 + noise(10), 20_000, floor)
+    assert sum(len(level) for level in floor._levels) <= size + 14 * 32
+    assert len(floor._teeth) <= 16
+
+
+def test_the_envelope_is_what_was_never_gone_below_again():
+    assert envelope([3, 1, 4, 1, 5, 9, 2, 6]) == [1, 1, 1, 1, 2, 2, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("floor", "rising"),
+    [
+        ([float(n) for n in range(24)], True),
+        ([0.0] * 23 + [9.0], False),
+        ([0.0] * 12 + [9.0] * 12, False),
+        ([min(n, 12.0) for n in range(24)], False),
+        ([0.0] * 24, False),
+    ],
+)
+def test_growth_must_go_on_through_the_window(floor, rising):
+    assert rises(floor) is rising
+
+
+def test_the_slopes_interval_holds_four_times_in_five():
+    held = 0
+    for _ in range(200):
+        line = theil_sen(range(30), [n * 2 + noise(10) for n in range(30)])
+        held += line.slope_low <= 2 <= line.slope_high
+    assert 140 <= held <= 185
+
+
+def test_neighbours_that_are_alike_make_the_interval_wider():
+    wander = [0.0]
+    for _ in range(29):
+        wander.append(0.9 * wander[-1] + noise(3))
+    shuffled = RANDOM.sample(wander, 30)
+    walk = theil_sen(range(30), [n + w for n, w in enumerate(wander)])
+    mixed = theil_sen(range(30), [n + w for n, w in enumerate(shuffled)])
+    assert walk.slope_high - walk.slope_low > mixed.slope_high - mixed.slope_low
+
+
+def test_two_points_have_no_interval():
+    with pytest.raises(ValueError, match="three points"):
+        theil_sen([0, 1], [0, 1])
