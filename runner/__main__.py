@@ -1,7 +1,8 @@
 """`python -P -m runner --run-dir DIR --base-dir DIR [--resume | --warm-start CHECKPOINT]`: one training process.
 
 Started by the supervisor, which gives MEMDASH_SOCKET, MEMDASH_RUN_ID and MEMDASH_ATTEMPT in the environment; without
-them it trains all the same. Its exit code is the outcome of the run: see memdash.errors.ExitCode.
+them it trains all the same. SIGTERM and SIGINT stop it after a full checkpoint, SIGUSR1 saves one and lets it go on.
+Its exit code is the outcome of the run: see memdash.errors.ExitCode.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = Session()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.request_stop(save="full"))
+    signal.signal(signal.SIGUSR1, lambda *_: session.request_checkpoint("full"))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is gone ends no run
     try:
         return _train(options, session)
     except MemdashError as error:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 from memdash.checkpoints import MANIFEST, Checkpoint, complete, read_manifest, seal, sha256
 from memdash.errors import StoreError
 from memdash.units import format_bytes
-from memdash.wire import CheckpointKind
+from memdash.wire import Asked, CheckpointKind
 
-Reason = Literal["command", "schedule", "best", "end", "out of memory"]
+Reason = Asked | Literal["schedule", "best", "end", "out of memory"]
 """Who wanted it; only those that the schedule wanted, and a best one that was beaten, are ever removed."""
 
 LATEST = "latest"

@@ -141,7 +141,9 @@ class Loop:
         return str(self._step.split)
 
     def _on_save_checkpoint(self, command: wire.SaveCheckpoint) -> str:
-        result = self.saving.save(command.kind, "command")
+        if command.reason == "signal" and (saved := self.saving.saved_now):
+            return f"saved already: {saved}"  # a scheduler may signal every process of a job
+        result = self.saving.save(command.kind, command.reason)
         say(result)
         return result
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from memdash.agent.session import Session
-from memdash.checkpoints import complete
+from memdash.checkpoints import Checkpoint, complete
 from memdash.config import CheckpointSection
 from memdash.errors import CheckpointIncomplete, MemdashError
 from memdash.units import format_bytes, format_duration
@@ -60,6 +60,13 @@ class Saving:
         self._retry_s: float | None = None
         self._best = self._best_on_disk()
         self._warned = False
+        self._newest: Checkpoint | None = None
+
+    @property
+    def saved_now(self) -> str:
+        """The full checkpoint of the last committed step that this process has saved; empty when there is none."""
+        newest = self._newest
+        return newest.path.name if newest and newest.step == self._state.progress.step else ""
 
     def save(self, kind: CheckpointKind, reason: Reason, **more: Any) -> str:
         """Write a checkpoint of the last committed step; what was done, in words. Raises MemdashError, OSError."""
@@ -82,6 +89,7 @@ class Saving:
         self._session.checkpoint_saved(kind, str(saved.path), saved.size_bytes, time.monotonic() - began_s, reason)
         if kind == "full":
             self._saved_s, self._failures, self._retry_s = self._trained_s(), 0, None
+            self._newest = saved
             self._warn(self._store.remove_old(saved))
         elif reason == "best":
             beaten = [old for old in self._bests() if old != saved.path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,10 @@ class Control:
     def request_stop(self, save: str) -> None:
         """Stop at the next boundary as if a Stop had come; safe in a signal handler."""
         self._commands.put(wire.Stop(command_id="", save=save))  # type: ignore[arg-type]
+
+    def request_checkpoint(self, kind: wire.CheckpointKind) -> None:
+        """Save at the next boundary as if a SaveCheckpoint had come; safe in a signal handler."""
+        self._commands.put(wire.SaveCheckpoint(command_id="", kind=kind, reason="signal"))
 
     def at_boundary(self) -> bool:
         """Obey what has come, waiting here while paused; False when the run is to stop."""
@@ -117,6 +122,7 @@ class Control:
         try:
             if isinstance(command, wire.Stop):
                 self._ack(command, result=self._save_before_stop(command))
+                self._answer_the_rest()
                 return False
             handler = self._handlers.get(type(command))
             if handler is None:
@@ -135,12 +141,22 @@ class Control:
         if save is None:
             return f"{where}; this script cannot save a checkpoint"
         try:
-            saved = save(wire.SaveCheckpoint(command_id=stop.command_id, kind=stop.save))
+            saved = save(wire.SaveCheckpoint(command_id=stop.command_id, kind=stop.save, reason="stop"))
         except (MemdashError, OSError, RuntimeError, ValueError) as error:
             raise MemdashError(
                 f"not stopped, because the {stop.save} checkpoint could not be saved: {error}"
             ) from error
         return f"{where}; {saved}"
+
+    def _answer_the_rest(self) -> None:
+        """What came beside a Stop, such as another one: a scheduler may signal every process of a job."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get_nowait()
+                if isinstance(command, wire.Stop):
+                    self._ack(command, result=f"stopped after step {self._session.step}")
+                else:
+                    self._ack(command, error="the run was stopped")
 
     def _ack(self, command: wire.Command, *, result: str = "", error: str = "") -> None:
         session = self._session

@@ -144,6 +144,10 @@ class Session:
         """Stop at the next step boundary, saving first; for signal handlers and wall-time limits."""
         self._control.request_stop(save)
 
+    def request_checkpoint(self, kind: wire.CheckpointKind = "full") -> None:
+        """Save at the next step boundary and go on; for signal handlers."""
+        self._control.request_checkpoint(kind)
+
     @contextlib.contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Say what the process is busy with for a while, and show its memory before and after."""

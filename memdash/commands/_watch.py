@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from memdash import wire
-from memdash.errors import ExitCode, SupervisorAlreadyRunning, SupervisorNotRunning
+from memdash.errors import ExitCode, LinkLost, SupervisorAlreadyRunning, SupervisorNotRunning
 from memdash.store.run_directory import RunDirectory
 from memdash.units import format_bytes, format_clock, format_count, format_duration, format_percent
 
 if TYPE_CHECKING:
-    from memdash.client import Client
+    from memdash.commands._signals import Signals
 
 LINE_EVERY_S = 5.0
 RETRY_S = 0.2
@@ -50,17 +49,17 @@ def watch(directory: RunDirectory) -> int:
 
 
 def watch_headless(
-    directory: RunDirectory, note: str = "", *, since_s: float = 0.0, stop_on_sigterm: bool = False
+    directory: RunDirectory, note: str = "", *, since_s: float = 0.0, signals: Signals | None = None
 ) -> int:
     """Print a line every few seconds and every event since `since_s`; the run's outcome as exit code.
 
-    A scheduler ends a job by SIGTERM to the command it started: `stop_on_sigterm` passes that on as a Stop that saves.
+    `signals` are passed on to the run, as a scheduler expects of the command that it started.
     """
     if note:
         print(f"memdash: {note}", file=sys.stderr)
     print(f"run {directory.run_id} in {directory.path}", flush=True)
     try:
-        state = asyncio.run(_follow(directory, _Printer(since_s), stop_on_sigterm=stop_on_sigterm))
+        state = asyncio.run(_follow(directory, _Printer(since_s), signals))
     except KeyboardInterrupt:
         name = directory.run_id
         print(f"{name} goes on.  Back to it: memdash attach {name}; end it: memdash stop {name}")
@@ -69,36 +68,33 @@ def watch_headless(
     return _exit_code(state)
 
 
-async def _follow(directory: RunDirectory, printer: _Printer, *, stop_on_sigterm: bool) -> wire.RunState:
+async def _follow(directory: RunDirectory, printer: _Printer, signals: Signals | None) -> wire.RunState:
     """Print until the run is over, coming back when the supervisor was restarted."""
     from memdash.client import Client
 
     while True:
         try:
             client = await Client.connect(directory.run_id)
-        except SupervisorNotRunning:
+        except (SupervisorNotRunning, LinkLost):  # the latter when it dies, or is frozen, just now
             state = directory.state()
             if state is not None and state.status in wire.FINAL_STATUSES:
                 return state
             _restart_supervisor(directory)
             await asyncio.sleep(RETRY_S)
             continue
-        if stop_on_sigterm:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _ask_to_stop, client)
+        if signals:
+            signals.connected(client)
         try:
             async for message in client.messages():
                 printer.show(message)
+                if signals and isinstance(message, wire.CommandResult):
+                    signals.answered(message)
                 if printer.caught_up and printer.state and printer.state.status in wire.FINAL_STATUSES:
                     return printer.state
         finally:
+            if signals:
+                signals.disconnected()
             await client.close()
-
-
-def _ask_to_stop(client: Client) -> None:
-    from memdash.client import new_command_id
-
-    print("SIGTERM: stopping the run after a full checkpoint", flush=True)
-    client.send(wire.Stop(command_id=new_command_id(), save="full"))
 
 
 def _restart_supervisor(directory: RunDirectory) -> None:

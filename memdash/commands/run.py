@@ -53,11 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Validate, create or find, launch, watch."""
     from memdash.commands._going_on import go_on, still_open
+    from memdash.commands._signals import Signals
     from memdash.commands._watch import terminal_problem, watch, watch_headless
     from memdash.supervisor.launch import launch_supervisor
 
     if args.dry_run:
         return _describe(args)
+    problem = "" if args.headless or args.detach else terminal_problem()
+    signals = Signals() if args.headless or problem else None
     began_s = time.time()
     again: Sequence[str] = ()
     if args.config is not None:
@@ -70,12 +73,11 @@ def run(args: argparse.Namespace) -> int:
         launch_supervisor(directory, again)
     except SupervisorAlreadyRunning:
         raise still_open(directory) from None
-    problem = "" if args.headless or args.detach else terminal_problem()
     if args.detach:
         print(directory.run_id)
         return ExitCode.OK
-    if args.headless or problem:
-        return watch_headless(directory, note=problem, since_s=began_s, stop_on_sigterm=True)
+    if signals:
+        return watch_headless(directory, note=problem, since_s=began_s, signals=signals)
     return watch(directory)
 
 

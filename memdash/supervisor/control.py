@@ -80,7 +80,11 @@ class Control:
     def rank_lost(self, rank: int, why: str) -> None:
         """A rank's connection has ended: nobody will ack what it has not acked."""
         for pending in list(self._pending.values()):
-            if rank in pending.waiting:
+            if rank not in pending.waiting:
+                continue
+            if isinstance(pending.command, wire.Stop) and self._telemetry.state.last_words in ("stopped", "finished"):
+                self._succeed(pending, self._telemetry.state.last_words)  # it had been told by somebody else, too
+            else:
                 self._fail(pending, why)
 
     def _settle(self, pending: Pending) -> None:
@@ -88,12 +92,14 @@ class Control:
         if failed:
             self._fail(pending, failed[0].error)
             return
+        self._succeed(pending, pending.acks[0].result, pending.acks[0].applied_at_step)
+
+    def _succeed(self, pending: Pending, text: str, step: int | None = None) -> None:
         del self._pending[pending.command.command_id]
-        ack = pending.acks[0]
         self._telemetry.advance(CommandApplied(pending.command))
         if not isinstance(pending.command, wire.SaveCheckpoint):  # there its CheckpointSaved has said it
-            self._telemetry.journal("good", "ack", ack.result)
-        pending.reply(_result(pending.command, ok=True, text=ack.result, step=ack.applied_at_step))
+            self._telemetry.journal("good", "ack", text)
+        pending.reply(_result(pending.command, ok=True, text=text, step=step))
 
     def _fail(self, pending: Pending, why: str) -> None:
         del self._pending[pending.command.command_id]

@@ -96,7 +96,9 @@ class _Supervisor:
     async def run(self, ready_fd: int | None) -> None:
         """Serve, start or adopt the training process, beat until nobody needs us."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._asked_to_end, "SIGTERM")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_end, number.name)
+        loop.add_signal_handler(signal.SIGUSR1, self._asked_to_save, "SIGUSR1")
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await self._server.start()
         try:
@@ -125,6 +127,12 @@ class _Supervisor:
         self._telemetry.journal("warning", "state", f"{name}: saving a full checkpoint and stopping")
         stop = wire.Stop(command_id=new_command_id(), save="full")
         self._control.submit(stop, lambda result: None, time.monotonic(), name)
+
+    def _asked_to_save(self, name: str) -> None:
+        """A signal saves a full checkpoint, and the run goes on."""
+        if self._attempts.running:
+            save = wire.SaveCheckpoint(command_id=new_command_id(), kind="full", reason="signal")
+            self._control.submit(save, lambda result: None, time.monotonic(), name)
 
     # ---- the beat ----
 

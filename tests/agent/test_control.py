@@ -22,12 +22,14 @@ class Loop:
         self.session.on(wire.SaveCheckpoint, self.save)
         self.session.step = 7
         self.saved: list[str] = []
+        self.reasons: list[str] = []
         self.save_fails = False
 
     def save(self, command: wire.SaveCheckpoint) -> str:
         if self.save_fails:
             raise OSError("disk full")
         self.saved.append(command.kind)
+        self.reasons.append(command.reason)
         return f"{command.kind} saved"
 
     def put(self, *commands: wire.Command) -> None:
@@ -104,6 +106,7 @@ def test_stop(loop, save, saved):
     loop.put(wire.Stop(command_id="1", save=save))
     assert not loop.session.obey()
     assert loop.saved == saved
+    assert set(loop.reasons) <= {"stop"}
     assert loop.acks()[0][1].startswith("stopped after step 7")
 
 
@@ -173,6 +176,25 @@ def test_a_stop_by_signal_has_nobody_to_answer(loop):
     assert not loop.session.obey()
     assert loop.saved == ["full"]
     assert loop.acks() == []
+
+
+def test_a_checkpoint_by_signal_has_nobody_to_answer_and_stops_nothing(loop):
+    loop.session.request_checkpoint()
+    assert loop.session.obey()
+    assert (loop.saved, loop.reasons) == (["full"], ["signal"])
+    assert loop.acks() == []
+
+
+def test_what_comes_beside_a_stop_is_answered(loop):
+    loop.session.request_stop("full")
+    loop.put(wire.Stop(command_id="1"), wire.SaveCheckpoint(command_id="2", kind="light"), wire.Stop(command_id="3"))
+    assert not loop.session.obey()
+    assert loop.saved == ["full"]
+    assert loop.acks() == [
+        ("1", "stopped after step 7", ""),
+        ("2", "", "the run was stopped"),
+        ("3", "stopped after step 7", ""),
+    ]
 
 
 def test_outside_memdash_a_session_does_nothing():

@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--device", default="simulated")
     parser.add_argument("--failing-save", action="store_true")
     parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--heed-sigterm", action="store_true", help="stop after a checkpoint, as our runner does")
     parser.add_argument("--mute", action="store_true", help="never say Hello")
     parser.add_argument("--resume", help="as the supervisor says for one more attempt")
     parser.add_argument("--micro-batch", type=int, help="likewise")
@@ -41,6 +42,8 @@ def main() -> int:
     if args.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank = FakeRank(args)
+    if args.heed_sigterm:
+        signal.signal(signal.SIGTERM, lambda *_: rank.session.request_stop())
     if not args.mute:
         rank.start()
     return rank.obey_fifo(args.fifo)

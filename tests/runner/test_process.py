@@ -80,7 +80,7 @@ def test_a_signal_saves_everything_and_the_next_launch_goes_on(toy_run: Make) ->
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == ExitCode.STOPPED
     saved = complete(run_dir / "checkpoints")
-    assert [(found.kind, found.reason) for found in saved] == [("full", "command")]
+    assert [(found.kind, found.reason) for found in saved] == [("full", "stop")]
     progress = json.loads((saved[0].path / "training.json").read_bytes())["progress"]
     assert progress["step"] == saved[0].step > 0
     config = json.loads((run_dir / "config.json").read_bytes())
@@ -117,7 +117,7 @@ def test_a_signal_at_any_moment_costs_no_bit(toy_run: Make) -> None:
         done = run_to_end(stormy, *more)
         assert (done.returncode, done.stderr) == (ExitCode.OK, "")
         assert undisturbed.wait(PROCESS_TIMEOUT_S) == ExitCode.OK
-    assert [found.reason for found in stopped] == ["command", "command"]
+    assert [found.reason for found in stopped] == ["stop", "stop"]
     assert stopped[0].step <= stopped[1].step < 1500
     last = "step-00001500-full"
     assert_same_state(checkpoints(stormy)[last], checkpoints(calm)[last])

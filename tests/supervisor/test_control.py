@@ -122,3 +122,14 @@ def test_a_second_stop_that_saves_nothing_goes_by_signal(desk):
     desk.submit(wire.Stop(command_id="c", save="none"))
     assert desk.terminated == 1
     assert [command.command_id for command in desk.sent] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("said", "ok", "text"), [("stopped", True, "stopped"), ("", False, "it hung up"), ("failed", False, "it hung up")]
+)
+def test_a_stop_that_somebody_else_was_faster_with_is_done(desk, said, ok, text):
+    desk.submit(wire.Stop(command_id="a"))
+    if said:
+        desk.telemetry.advance(wire.Goodbye(rank=0, time_s=1.0, step=4, outcome=said))
+    desk.control.rank_lost(0, "it hung up")
+    assert [(a.ok, a.text) for a in desk.answers] == [(ok, text)]
