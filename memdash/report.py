@@ -57,6 +57,21 @@ class Advice:
 
 
 @dataclass
+class GpuUse:
+    """One GPU over the whole run, as far as the driver said."""
+
+    name: str
+    """`GPU 3`, as nvidia-smi numbers it."""
+    utilization_percent: float | None = None
+    """Mean of `num_readings`."""
+    num_readings: int = 0
+    temperature_c: float | None = None
+    """The highest, as those that follow."""
+    power_w: float | None = None
+    others_bytes: float | None = None
+
+
+@dataclass
 class Report:
     """Everything that `memdash report` prints."""
 
@@ -66,6 +81,7 @@ class Report:
     memory: list[Tightest]
     advice: Advice | None
     journal: list[wire.JournalEntry]
+    gpus: list[GpuUse] = field(default_factory=list)
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -77,6 +93,7 @@ def make_report(
     journal: list[wire.JournalEntry],
     hosts: Iterable[Row],
     ranks: Iterable[tuple[int, Row]],
+    gpus: Iterable[tuple[int, Row]] = (),
 ) -> Report:
     """Reads every row once."""
     attempts: dict[int, Attempt] = {}
@@ -88,7 +105,7 @@ def make_report(
     memory = [*devices.values(), *_host(hosts)]
     device = max(devices.values(), key=lambda tightest: tightest.peak_bytes, default=None)
     advice = advise(device, state.global_batch // max(1, state.world_size)) if device else None
-    return Report(state, verdict(state), [attempts[n] for n in sorted(attempts)], memory, advice, journal)
+    return Report(state, verdict(state), [attempts[n] for n in sorted(attempts)], memory, advice, journal, _gpus(gpus))
 
 
 def verdict(state: wire.RunState) -> str:
@@ -166,6 +183,26 @@ def _add_device(devices: dict[int, Tightest], rank: int, row: Row) -> None:
     if capacity - peak < tightest.headroom_bytes or tightest.step is None:
         tightest.capacity_bytes, tightest.peak_bytes = int(capacity), int(peak)
         tightest.time_s, tightest.step = row["time_s"] or 0.0, int(row["step"] or 0)
+
+
+def _gpus(rows: Iterable[tuple[int, Row]]) -> list[GpuUse]:
+    uses: dict[str, GpuUse] = {}
+    for _, row in rows:
+        instance = row.get("instance")
+        name = f"GPU {row['index']:.0f}" + ("" if instance is None else f" MIG {instance:.0f}")
+        use = uses.setdefault(name, GpuUse(name))
+        use.temperature_c = _higher(use.temperature_c, row.get("temperature_c"))
+        use.power_w = _higher(use.power_w, row.get("power_w"))
+        use.others_bytes = _higher(use.others_bytes, row.get("others_bytes"))
+        if (share := row.get("utilization_percent")) is not None:
+            use.num_readings += 1
+            mean = use.utilization_percent or 0.0
+            use.utilization_percent = mean + (share - mean) / use.num_readings
+    return list(uses.values())
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
 
 
 def _host(hosts: Iterable[Row]) -> list[Tightest]:

@@ -104,3 +104,20 @@ def test_one_sentence(changes, sentence):
 )
 def test_sparkline_keeps_the_highest(values, width, line):
     assert sparkline(values, width) == line
+
+
+def test_gpus_over_the_whole_run():
+    def row(**figures: float | None) -> dict[str, float | None]:
+        unknown = dict.fromkeys(("instance", "utilization_percent", "temperature_c", "power_w", "others_bytes"))
+        return {"time_s": 1.0, "index": 3.0, **unknown, **figures}
+
+    rows = [
+        (0, row(utilization_percent=80.0, temperature_c=61.0, others_bytes=5.0)),
+        (0, row(utilization_percent=40.0, temperature_c=70.0, power_w=300.0, others_bytes=2.0)),
+        (0, row(temperature_c=65.0)),
+        (1, row(instance=1.0)),
+    ]
+    whole, part = make_report(state(), [], [], [], rows).gpus
+    assert (whole.name, whole.utilization_percent, whole.num_readings) == ("GPU 3", 60.0, 2)
+    assert (whole.temperature_c, whole.power_w, whole.others_bytes) == (70.0, 300.0, 5.0)
+    assert (part.name, part.utilization_percent, part.temperature_c) == ("GPU 3 MIG 1", None, None)

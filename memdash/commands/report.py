@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from memdash.errors import ExitCode
 
 if TYPE_CHECKING:
-    from memdash.report import Advice, Report, Tightest
+    from memdash.report import Advice, GpuUse, Report, Tightest
     from memdash.store.run_directory import RunDirectory
 
 JOURNAL_LINES = 20
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from memdash.errors import StoreError
     from memdash.report import make_report
     from memdash.store.journal import read_journal
-    from memdash.store.recorder import recorded_hosts, recorded_ranks
+    from memdash.store.recorder import recorded_gpus, recorded_hosts, recorded_ranks
     from memdash.store.run_directory import find_run
 
     directory = find_run(args.run)
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     state = directory.state()
     if state is None:
         raise StoreError(f"{directory.path} has no state yet: nothing was started")
-    report = make_report(state, read_journal(directory.journal), recorded_hosts(directory), recorded_ranks(directory))
+    rows = (recorded_hosts(directory), recorded_ranks(directory), recorded_gpus(directory))
+    report = make_report(state, read_journal(directory.journal), *rows)
     if args.json:
         import json
         from dataclasses import asdict
@@ -68,6 +69,7 @@ def _lines(report: Report, directory: RunDirectory, entries: int | None) -> Iter
     yield ""
     for tightest in report.memory:
         yield from _memory_lines(tightest, report)
+    yield from map(_gpu_line, report.gpus)
     if report.advice:
         yield _advice_line(report.advice)
     yield from _curves(directory)
@@ -97,6 +99,18 @@ def _memory_lines(tightest: Tightest, report: Report) -> Iterator[str]:
     )
     for micro, peak in sorted(tightest.peak_by_micro_batch.items()):
         yield f"    micro-batch {micro:>4}: peak {format_bytes(peak)}"
+
+
+def _gpu_line(gpu: GpuUse) -> str:
+    from memdash.units import format_bytes
+
+    said = [
+        f"{gpu.utilization_percent:.0f}% busy on average" if gpu.utilization_percent is not None else "",
+        f"at most {gpu.temperature_c:.0f}°C" if gpu.temperature_c is not None else "",
+        f"at most {gpu.power_w:.0f} W" if gpu.power_w is not None else "",
+        f"others held up to {format_bytes(int(gpu.others_bytes))}" if gpu.others_bytes else "",
+    ]
+    return f"{gpu.name}: {', '.join(filter(None, said)) or 'the driver gave no figures'}"
 
 
 def _advice_line(advice: Advice) -> str:

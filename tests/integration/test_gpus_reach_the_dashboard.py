@@ -8,6 +8,8 @@ import time
 import pytest
 
 from memdash import wire
+from memdash.commands import main
+from memdash.errors import ExitCode
 from memdash.store.recorder import recorded_gpus
 from tests.conftest import wait_until
 from tests.nvml_standin import play
@@ -26,7 +28,9 @@ def scenario(drivers, tmp_path, monkeypatch):
     return path
 
 
-async def test_a_run_sees_the_gpus_it_may_use_and_whose_memory_is_on_them(start_run, watch, scenario, monkeypatch):
+async def test_a_run_sees_the_gpus_it_may_use_and_whose_memory_is_on_them(
+    start_run, watch, scenario, monkeypatch, capsys
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     run = start_run("--device", "cuda:0")
     wait_until(lambda: run.directory.state(), "a state")
@@ -46,6 +50,9 @@ async def test_a_run_sees_the_gpus_it_may_use_and_whose_memory_is_on_them(start_
     assert [row["own_bytes"] for _, row in rows][-1] == 3 * GIB
     gaps = [after["time_s"] - before["time_s"] for (_, before), (_, after) in zip(rows, rows[1:], strict=False)]
     assert all(gap > 0.3 for gap in gaps)  # two a second
+    assert main(["report"]) == ExitCode.OK
+    line = "GPU 1: 83% busy on average, at most 62°C, at most 312 W, others held up to 2.00 GiB"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 async def test_a_gpu_that_falls_off_the_bus_is_journaled_once(start_run, watch, scenario):
