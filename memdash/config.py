@@ -119,12 +119,14 @@ class DeviceSection(Section, frozen=True, kw_only=True):
 
 
 class MemorySection(Section, frozen=True, kw_only=True):
-    """How host memory is watched."""
+    """How memory is watched."""
 
     host_budget: str = ""
     """Host memory for the training process and its children, such as `12GiB`: a ceiling to warn of. Empty = none."""
     exact_peaks: bool = True
     """Read the kernel's high-water marks, so that a spike between two samples shows; this resets `ru_maxrss`."""
+    record_history: bool = False
+    """Let torch note who allocates what on a CUDA device, for memory snapshots; costs host memory and a little speed."""
 
 
 class CheckpointSection(Section, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ class PythonBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._capacity = self._allocated = self._peak = self._num_ooms = 0
         self._host_depth = 0
         self._live: dict[int, Any] = {}
+        self._refusal: tuple[int, Stats] | None = None
 
     def start(self, capacity_bytes: int) -> None:
         """Begin to count."""
@@ -39,12 +40,16 @@ class PythonBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def read(self) -> Stats:
-        """Figures now; also restarts the peaks. Nothing is held in reserve."""
-        from runner.simulated import Stats
+        """Figures now; also restarts the peaks and forgets what was refused."""
+        stats = self._stats()
+        self._peak = self._allocated
+        self._refusal = None
+        return stats
 
-        now, peak = self._allocated, self._peak
-        self._peak = now
-        return Stats(self._capacity, now, now, peak, peak, 0, self._num_ooms)
+    def take_refusal(self) -> tuple[int, Stats] | None:
+        """The last refusal since the last reading, once."""
+        refusal, self._refusal = self._refusal, None
+        return refusal
 
     def empty_cache(self) -> int:
         """There is no cache."""
@@ -76,6 +81,7 @@ class PythonBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if self._allocated + size > self._capacity:
             self._num_ooms += 1
+            self._refusal = (size, self._stats())
             raise torch.OutOfMemoryError(
                 f"Simulated device out of memory. Tried to allocate {format_bytes(size)} ({size} bytes). "
                 f"The simulated device has a total capacity of {format_bytes(self._capacity)} of which "
@@ -84,6 +90,13 @@ class PythonBudget(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._allocated += size
         self._peak = max(self._peak, self._allocated)
         self._live[key] = weakref.ref(storage, lambda _dead: self._forget(key, size))
+
+    def _stats(self) -> Stats:
+        """Nothing is held in reserve."""
+        from runner.simulated import Stats
+
+        now, peak = self._allocated, self._peak
+        return Stats(self._capacity, now, now, 0, peak, peak, 0, self._num_ooms)
 
     def _forget(self, key: int, size: int) -> None:
         self._allocated -= size

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from memdash.agent.memory import cuda_memory, no_device
+from memdash.agent.memory import AtOom, CudaOoms, cuda_memory, no_device
 from memdash.config import DeviceSection
 from memdash.errors import UsageError
 from memdash.units import format_bytes, parse_bytes
@@ -18,6 +19,8 @@ from memdash.wire import DeviceMemory
 
 Batch = dict[str, Tensor]
 HostScope = Callable[[], contextlib.AbstractContextManager[None]]
+MAX_HISTORY = 100_000  # allocations and frees that torch remembers with their stacks: some hundred MB of host memory
+NO_SNAPSHOT = "torch makes memory snapshots of CUDA devices only, not of {}"
 
 
 class Device(Protocol):
@@ -30,6 +33,8 @@ class Device(Protocol):
     capacity_bytes: int | None
     can_release: bool
     """Whether moving a model to host memory would free anything."""
+    no_snapshot: str
+    """Why torch has no memory snapshot of it, in words for a person; empty where it has."""
 
     def start(self) -> str:
         """Make the device ready; a note for the journal, or nothing."""
@@ -44,7 +49,10 @@ class Device(Protocol):
         """A scope whose new CPU tensors are host memory: data, checkpoints, generator states."""
 
     def read_memory(self) -> DeviceMemory:
-        """Figures now; also restarts the peaks."""
+        """Figures now; also restarts the peaks and forgets what was refused."""
+
+    def at_oom(self) -> AtOom | None:
+        """The allocator when it last refused since the last reading, once; None where nobody saw it."""
 
     def empty_cache(self) -> int:
         """Give back what is reserved but unused; the bytes given back."""
@@ -58,15 +66,18 @@ class Device(Protocol):
     def num_alloc_retries(self) -> int:
         """How often the allocator gave its cache back and tried again; unlike `read_memory` it restarts no peaks."""
 
+    def dump_snapshot(self, path: Path) -> None:
+        """Write torch's memory snapshot. Raises OSError."""
 
-def open_device(section: DeviceSection) -> Device:
+
+def open_device(section: DeviceSection, *, record_history: bool = False) -> Device:
     """The device that the config asks for. Raises UsageError when it is not there."""
     if section.kind == "simulated":
         from runner.simulated import SimulatedDevice
 
         return SimulatedDevice(parse_bytes(section.capacity))
     if torch.cuda.is_available() and section.kind in ("auto", "cuda"):
-        return CudaDevice(parse_bytes(section.capacity) if section.capacity else None)
+        return CudaDevice(parse_bytes(section.capacity) if section.capacity else None, record_history=record_history)
     if section.kind == "cuda":
         raise UsageError('device.kind = "cuda": torch finds no CUDA device here', hint='use "cpu" or "simulated"')
     return CpuDevice()
@@ -78,6 +89,7 @@ class CpuDevice:
     name = torch_type = "cpu"
     capacity_bytes: int | None = None
     can_release = False
+    no_snapshot = NO_SNAPSHOT.format("the CPU")
 
     def __init__(self) -> None:
         reason = "no CUDA device here: only host memory is shown"
@@ -102,6 +114,10 @@ class CpuDevice:
         """Says why there are no figures."""
         return self._read()
 
+    def at_oom(self) -> AtOom | None:
+        """The C library tells nobody."""
+        return None
+
     def empty_cache(self) -> int:
         """Return the C library's free memory to the system."""
         before = resident_bytes()
@@ -120,17 +136,23 @@ class CpuDevice:
         """The C library has no such figure."""
         return 0
 
+    def dump_snapshot(self, path: Path) -> None:
+        """Nobody asks: `no_snapshot` says why."""
+
 
 class CudaDevice:
     """The first visible CUDA (or ROCm) device, perhaps with a cap on this process."""
 
     torch_type = "cuda"
     can_release = True
+    no_snapshot = ""
 
-    def __init__(self, cap_bytes: int | None = None, index: int = 0) -> None:
+    def __init__(self, cap_bytes: int | None = None, index: int = 0, *, record_history: bool = False) -> None:
         self.name = f"cuda:{index}"
         self._index = index
         self._cap_bytes = cap_bytes
+        self._record_history = record_history
+        self._ooms = CudaOoms(index)
         self._read: Callable[[], DeviceMemory] | None = None
         total = torch.cuda.get_device_properties(index).total_memory
         self.capacity_bytes: int | None = min(total, cap_bytes or total)
@@ -138,13 +160,16 @@ class CudaDevice:
             raise UsageError(f"device.capacity is {format_bytes(cap_bytes)}, but {self.name} has {format_bytes(total)}")
 
     def start(self) -> str:
-        """Make the context, set the cap, begin to read."""
+        """Make the context, set the cap, begin to read and, where it is wanted, to record who allocates what."""
         torch.cuda.set_device(self._index)
         if self._cap_bytes is not None:
             total = torch.cuda.get_device_properties(self._index).total_memory
             torch.cuda.set_per_process_memory_fraction(self._cap_bytes / total, self._index)
         torch.cuda.init()  # type: ignore[no-untyped-call]
         self._read = cuda_memory(self._index)
+        self._ooms.attach()
+        if self._record_history:
+            torch.cuda.memory._record_memory_history(max_entries=MAX_HISTORY)
         return ""
 
     def place(self, model: nn.Module) -> None:
@@ -162,7 +187,12 @@ class CudaDevice:
     def read_memory(self) -> DeviceMemory:
         """Torch's own figures."""
         assert self._read is not None, "start() comes first"
+        self._ooms.take()
         return self._read()
+
+    def at_oom(self) -> AtOom | None:
+        """By torch's own hook."""
+        return self._ooms.take()
 
     def empty_cache(self) -> int:
         """Waits for running kernels first, whose memory is not free before they end."""
@@ -183,6 +213,10 @@ class CudaDevice:
     def num_alloc_retries(self) -> int:
         """Torch's own count."""
         return int(torch.cuda.memory_stats_as_nested_dict(self._index).get("num_alloc_retries", 0))
+
+    def dump_snapshot(self, path: Path) -> None:
+        """Torch's own file, a pickle; without a recorded history it holds what is allocated, not by whom."""
+        torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]
 
 
 def trim_host_memory() -> None:

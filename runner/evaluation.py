@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from memdash.agent.session import Session
-from runner.oom import OutOfMemory, attempt
+from runner.oom import OutOfMemory, attempt, note_memory
 from runner.randomness import RngState
 from runner.tasks.protocol import Task
 from runner.training_state import TrainingState
@@ -58,7 +58,7 @@ class Evaluation:
             indices = range(start, min(start + batch_size, count))
             found = attempt(partial(self._one, indices))
             if isinstance(found, OutOfMemory):
-                batch_size = self._shrink(found, batch_size)
+                batch_size = self._shrink(note_memory(found, self._state.device), batch_size)
                 if not batch_size:
                     return sums, 0, True
                 continue
@@ -86,7 +86,7 @@ class Evaluation:
                 next_micro_batch=smaller,
                 message=failure.message,
                 requested_bytes=failure.requested_bytes,
-                memory=self._session.read_memory(),
+                memory=failure.memory,
             )
         else:
             self._session.notice(f"evaluation skipped: one example does not fit: {failure.message}", level="error")

@@ -26,6 +26,7 @@ from runner.randomness import seed_everything
 from runner.rollback import Rollback
 from runner.saving import Saving
 from runner.say import say
+from runner.snapshots import Snapshots
 from runner.spec import Spec
 from runner.step import GroupStep
 from runner.tasks.opening import open_task
@@ -41,7 +42,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     config = spec.config
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    device = open_device(config.device)
+    device = open_device(config.device, record_history=config.memory.record_history)
     resumed = _find_checkpoint(spec, session)
     store = CheckpointStore(spec.checkpoints_dir, config.checkpoint.keep_last, session.attempt)
     seed_everything(config.run.seed)
@@ -68,6 +69,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts)
     saving.check_disk()
     rollback = Rollback(state, session, spec.checkpoints_dir, facts["fingerprint"])
+    Snapshots(spec.snapshots_dir, device, has_history=config.memory.record_history).offer(session)
     loop = Loop(config, session, plan, state, step, evaluation, saving, rollback)
     _announce(spec, session, plan, state, task, step.split)
     return loop

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memdash.batching import next_smaller
 from memdash.errors import MemdashError
 from memdash.units import parse_bytes
+from memdash.wire import DeviceMemory
 from runner.device import Device
 from runner.randomness import RngState
 
@@ -53,6 +54,8 @@ class OutOfMemory:
     unallocated_bytes: int = 0
     """Reserved by torch but unallocated when it failed."""
     poisoned: bool = False
+    memory: DeviceMemory | None = None
+    """The allocator when it refused; None where nobody saw it."""
 
     @property
     def is_fragmentation(self) -> bool:
@@ -134,6 +137,15 @@ def next_micro_batch(failure: OutOfMemory, group: int, micro_batch: int, *, trie
     if failure.is_fragmentation and not tried_again:
         return micro_batch
     return next_smaller(group, micro_batch)
+
+
+def note_memory(failure: OutOfMemory, device: Device) -> OutOfMemory:
+    """The error with the figures of its moment; what failed is not part of the peak of what is tried next."""
+    at_oom = device.at_oom()
+    device.read_memory()
+    if at_oom is None:
+        return failure
+    return replace(failure, memory=at_oom.memory, requested_bytes=failure.requested_bytes or at_oom.requested_bytes)
 
 
 class Snapshot:

@@ -20,11 +20,12 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from memdash.agent.memory import AtOom
 from memdash.errors import MemdashError
 from memdash.units import format_bytes
 from memdash.wire import DeviceMemory
 from runner.budget import PythonBudget
-from runner.device import Batch, trim_host_memory
+from runner.device import NO_SNAPSHOT, Batch, trim_host_memory
 
 SOURCE = Path(__file__).with_name("simulated.cpp")
 COMPILE_TIMEOUT_S = 300.0  # 1.2 s on an idle machine; a thrashing one may take very long
@@ -36,6 +37,7 @@ class Stats(ctypes.Structure):
     capacity: int
     allocated: int
     reserved: int
+    inactive_split: int
     peak_allocated: int
     peak_reserved: int
     num_alloc_retries: int
@@ -46,6 +48,7 @@ class Stats(ctypes.Structure):
             "capacity",
             "allocated",
             "reserved",
+            "inactive_split",
             "peak_allocated",
             "peak_reserved",
             "num_alloc_retries",
@@ -64,7 +67,10 @@ class Limiter(Protocol):
         """Go back to torch's own allocator; tensors made meanwhile stay valid."""
 
     def read(self) -> Stats:
-        """Figures now; also restarts the peaks."""
+        """Figures now; also restarts the peaks and forgets what was refused."""
+
+    def take_refusal(self) -> tuple[int, Stats] | None:
+        """The last refusal since the last reading, once: the bytes asked for, and the figures at that moment."""
 
     def empty_cache(self) -> int:
         """Bytes given back."""
@@ -79,6 +85,7 @@ class SimulatedDevice:
     name = "simulated"
     torch_type = "cpu"
     can_release = True
+    no_snapshot = NO_SNAPSHOT.format("the simulated device")
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes: int | None = capacity_bytes
@@ -128,21 +135,12 @@ class SimulatedDevice:
         """Figures labelled simulated; `reserved` follows a simple model of torch's caching allocator."""
         if self._limiter is None:
             return DeviceMemory(device=self.name, kind="simulated", capacity_bytes=self.capacity_bytes)
-        stats = self._limiter.read()
-        return DeviceMemory(
-            device=self.name,
-            kind="simulated",
-            capacity_bytes=stats.capacity,
-            total_bytes=stats.capacity,
-            free_bytes=stats.capacity - stats.reserved,
-            allocated_bytes=stats.allocated,
-            reserved_bytes=stats.reserved,
-            active_bytes=stats.allocated,
-            peak_allocated_bytes=stats.peak_allocated,
-            peak_reserved_bytes=stats.peak_reserved,
-            num_alloc_retries=stats.num_alloc_retries,
-            num_ooms=stats.num_ooms,
-        )
+        return _memory(self._limiter.read())
+
+    def at_oom(self) -> AtOom | None:
+        """Kept by what refused."""
+        refusal = self._limiter.take_refusal() if self._limiter is not None else None
+        return AtOom(requested_bytes=refusal[0], memory=_memory(refusal[1])) if refusal else None
 
     def empty_cache(self) -> int:
         """Give back the simulated reserve, and what the C library really holds."""
@@ -163,6 +161,28 @@ class SimulatedDevice:
         """Not acted upon: the simulated cache is too simple for its retries to mean that a real one thrashes."""
         return 0
 
+    def dump_snapshot(self, path: Path) -> None:
+        """Nobody asks: `no_snapshot` says why."""
+
+
+def _memory(stats: Stats) -> DeviceMemory:
+    """`allocated` is tensors' bytes as asked for, where CUDA's is that of whole blocks of 512 bytes and more."""
+    return DeviceMemory(
+        device=SimulatedDevice.name,
+        kind="simulated",
+        capacity_bytes=stats.capacity,
+        total_bytes=stats.capacity,
+        free_bytes=stats.capacity - stats.reserved,
+        allocated_bytes=stats.allocated,
+        reserved_bytes=stats.reserved,
+        active_bytes=stats.allocated,
+        inactive_split_bytes=stats.inactive_split,
+        peak_allocated_bytes=stats.peak_allocated,
+        peak_reserved_bytes=stats.peak_reserved,
+        num_alloc_retries=stats.num_alloc_retries,
+        num_ooms=stats.num_ooms,
+    )
+
 
 class NativeLimiter:
     """The C++ allocator, through ctypes."""
@@ -170,6 +190,7 @@ class NativeLimiter:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         self._library.memdash_empty_cache.restype = ctypes.c_int64
+        self._library.memdash_take_refusal.restype = ctypes.c_int64
 
     def start(self, capacity_bytes: int) -> None:
         """Take the place of torch's CPU allocator."""
@@ -180,10 +201,16 @@ class NativeLimiter:
         self._library.memdash_stop()
 
     def read(self) -> Stats:
-        """Figures now; also restarts the peaks."""
+        """Figures now; also restarts the peaks and forgets what was refused."""
         stats = Stats()
         self._library.memdash_read(ctypes.byref(stats))
         return stats
+
+    def take_refusal(self) -> tuple[int, Stats] | None:
+        """The last refusal since the last reading, once."""
+        stats = Stats()
+        requested_bytes = int(self._library.memdash_take_refusal(ctypes.byref(stats)))
+        return (requested_bytes, stats) if requested_bytes else None
 
     def empty_cache(self) -> int:
         """Bytes given back."""

@@ -32,6 +32,11 @@ class Spec:
         """Where this run saves."""
         return self.run_dir / "checkpoints"
 
+    @property
+    def snapshots_dir(self) -> Path:
+        """Where torch's memory snapshots go."""
+        return self.run_dir / "memory-snapshots"
+
     def path(self, text: str) -> Path:
         """A path of the config."""
         return resolve_path(text, self.base_dir)

@@ -17,7 +17,7 @@ from memdash.agent.session import Session
 from memdash.batching import BatchSplit, next_smaller, slices
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
-from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch
+from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
 from runner.tasks.protocol import Batch, Task
 from runner.training_state import TrainingState
@@ -81,7 +81,8 @@ class GroupStep:
                 optimizer.zero_grad(set_to_none=True)
                 self._learn(len(indices), updated=done.updated)
                 return StepResult(loss, done.grad_norm, num_items, self._longest)
-            self._after_failed_commit(done, torn=versions.advanced(), tried_before=tried_commit)
+            failure = note_memory(done, self._state.device)
+            self._after_failed_commit(failure, torn=versions.advanced(), tried_before=tried_commit)
             tried_commit = True
 
     # ---- around the group: its size ----
@@ -137,7 +138,7 @@ class GroupStep:
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
-            self._shrink(loss, indices)
+            self._shrink(note_memory(loss, self._state.device), indices)
 
     def _collate(self, indices: Sequence[int], epoch: int) -> tuple[list[Batch], int]:
         """The whole group on the host, and what its loss is averaged over."""
@@ -194,9 +195,10 @@ class GroupStep:
         index = indices[min(self._at[0], len(indices) - 1)]
         length = self._task.train_lengths[index]
         asked = f"; it asked for {format_bytes(failure.requested_bytes)}" if failure.requested_bytes else ""
+        held = f" with {format_bytes(failure.memory.allocated_bytes)} allocated" if failure.memory else ""
         capacity = self._state.device.capacity_bytes
         room = f" of a device of {format_bytes(capacity)}" if capacity else ""
-        return f"example {index} alone, of length {length}, does not fit at micro_batch 1{asked}{room}"
+        return f"example {index} alone, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
 
     # ---- scope 2: the commit ----
 
@@ -231,5 +233,5 @@ class GroupStep:
             next_micro_batch=chosen,
             message=failure.message,
             requested_bytes=failure.requested_bytes,
-            memory=self._session.read_memory(),
+            memory=failure.memory,
         )

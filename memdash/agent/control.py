@@ -26,12 +26,17 @@ class Control:
         self._session = session
         self._commands = commands
         self._handlers: dict[type[wire.Message], Handler] = {}
+        self._declined: dict[str, str] = {}
         self._release: Callable[[], str] | None = None
         self._restore: Callable[[], str] | None = None
 
     def handle(self, command: type[wire.Message], handler: Handler) -> None:
         """Offer a command; what is not offered is shown greyed out with the reason."""
         self._handlers[command] = handler
+
+    def decline(self, command: type[wire.Message], reason: str) -> None:
+        """Say why a command cannot be obeyed here."""
+        self._declined[command.__name__] = reason
 
     def handle_release(self, release: Callable[[], str], restore: Callable[[], str]) -> None:
         """Offer pauses that give the device's memory to others."""
@@ -42,7 +47,10 @@ class Control:
         able = {wire.Pause, wire.Resume, wire.Stop, *self._handlers}
         offered = {command.__name__: command in able for command in wire.COMMANDS}
         offered["Release"] = self._release is not None
-        return {name: "" if is_able else f"this script does not offer {name}" for name, is_able in offered.items()}
+        return {
+            name: "" if is_able else self._declined.get(name, f"this script does not offer {name}")
+            for name, is_able in offered.items()
+        }
 
     def request_stop(self, save: str) -> None:
         """Stop at the next boundary as if a Stop had come; safe in a signal handler."""

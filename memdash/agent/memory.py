@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from memdash.wire import DeviceMemory
+from memdash.wire import DeviceMemory, device_headroom_bytes
 
 MemoryReader = Callable[[], DeviceMemory]
-"""Figures now, with peaks since the last call of `reset_peaks` of the same device."""
+"""Figures now, with peaks since the call before."""
+
+
+class AtOom(NamedTuple):
+    """The allocator at the moment it refused. Whoever catches the error is too late: the failed frames are gone then."""
+
+    requested_bytes: int
+    """On CUDA what torch asked of the device: a whole segment."""
+    memory: DeviceMemory
 
 
 def no_device(reason: str, device: str = "cpu") -> MemoryReader:
@@ -36,6 +45,79 @@ def cuda_memory(index: int = 0) -> MemoryReader:
         return memory
 
     return read
+
+
+class CudaOoms:
+    """Notes the figures of torch's CUDA allocator whenever it refuses, before its error travels up."""
+
+    def __init__(self, index: int = 0) -> None:
+        self._index = index
+        self._last: AtOom | None = None
+
+    def attach(self) -> bool:
+        """Begin; False where this torch, or the allocator it was told to use, has no such hook. It stays to the end."""
+        import torch
+
+        attach = getattr(torch._C, "_cuda_attach_out_of_memory_observer", None)
+        if attach is None:
+            return False
+        try:
+            attach(self._observe)
+        except RuntimeError:
+            return False
+        return True
+
+    def take(self) -> AtOom | None:
+        """The last refusal, once."""
+        last, self._last = self._last, None
+        return last
+
+    def _observe(self, index: int, requested_bytes: int, _allowed_bytes: int, free_bytes: int) -> None:
+        import torch
+
+        if index != self._index:
+            return
+        with contextlib.suppress(Exception):  # an error in here would take the place of torch's own
+            total_bytes = torch.cuda.get_device_properties(index).total_memory
+            stats = torch.cuda.memory_stats_as_nested_dict(index)
+            memory = from_nested_stats(stats, f"cuda:{index}", free_bytes, total_bytes, cap_bytes(total_bytes, index))
+            self._last = AtOom(requested_bytes, memory)
+
+
+def mps_memory() -> MemoryReader:
+    """A reader of torch's allocator on Apple's GPUs, whose memory is the machine's. It keeps no peaks.
+
+    The capacity is what Metal recommends; torch goes beyond it, up to PYTORCH_MPS_HIGH_WATERMARK_RATIO times, at the
+    price of paging.
+    """
+    import torch
+
+    capacity_bytes = torch.mps.recommended_max_memory()
+
+    def read() -> DeviceMemory:
+        return DeviceMemory(
+            device="mps",
+            kind="exact",
+            capacity_bytes=capacity_bytes,
+            allocated_bytes=torch.mps.current_allocated_memory(),
+            reserved_bytes=torch.mps.driver_allocated_memory(),
+        )
+
+    return read
+
+
+def tightest(*readers: MemoryReader) -> MemoryReader:
+    """A reader for a process on several devices: of each moment the one that is nearest to its capacity."""
+
+    def read() -> DeviceMemory:
+        return min([reader() for reader in readers], key=_share_left)
+
+    return read
+
+
+def _share_left(memory: DeviceMemory) -> float:
+    headroom_bytes = device_headroom_bytes(memory)
+    return headroom_bytes / memory.capacity_bytes if headroom_bytes is not None and memory.capacity_bytes else 1.0
 
 
 def cap_bytes(total_bytes: int, index: int) -> int:

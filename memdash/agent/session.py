@@ -55,6 +55,10 @@ class Session:
         """Offer a command: `handler(command)` does it and returns what it did, or raises. Before `start`."""
         self._control.handle(command, handler)
 
+    def decline(self, command: type[wire.Message], reason: str) -> None:
+        """Say in words for a person why a command is not offered. Before `start`."""
+        self._control.decline(command, reason)
+
     def on_release(self, release: Callable[[], str], restore: Callable[[], str]) -> None:
         """Offer pauses that free the device: both say what they did, in words, or raise and leave all as it was."""
         self._control.handle_release(release, restore)

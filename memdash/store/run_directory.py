@@ -9,6 +9,7 @@ samples/          one record file per source: host, rank 0, rank 1, ...; beside 
 output.log        what the training process printed
 supervisor.log    what the supervisor printed; empty when all is well
 checkpoints/      written by the training process
+memory-snapshots/ torch's own, when they were asked for; memdash never reads them
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Control:
         pending.reply(_result(pending.command, ok=False, text=why))
 
     def _timeout_s(self, command: wire.Command) -> float:
-        if isinstance(command, wire.SaveCheckpoint | wire.Stop):
+        if isinstance(command, wire.SaveCheckpoint | wire.Stop | wire.DumpMemorySnapshot):
             return SAVE_TIMEOUT_S
         return max(ACK_TIMEOUT_S, 10 * (self._telemetry.state.step_time_s or 0.0))
 
@@ -124,6 +124,8 @@ def describe(command: wire.Command, state: wire.RunState) -> str:
         return "stop without saving" if command.save == "none" else f"stop after a {command.save} checkpoint"
     if isinstance(command, wire.Pause):
         return "pause and free the device" if command.depth == "release" else "pause"
+    if isinstance(command, wire.DumpMemorySnapshot):
+        return "memory snapshot"
     return "resume" if isinstance(command, wire.Resume) else "empty the cache"
 
 

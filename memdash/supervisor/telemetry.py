@@ -154,6 +154,10 @@ class Telemetry:
     def _oom(self, message: wire.OomReport) -> None:
         self.advance(message)
         asked = f", asked for {format_bytes(message.requested_bytes)}" if message.requested_bytes else ""
+        if asked and message.memory is not None:
+            memory = message.memory
+            asked += f" with {format_bytes(memory.allocated_bytes)} allocated of {format_bytes(memory.capacity_bytes)}"
+            asked += " (simulated)" if memory.kind == "simulated" else ""
         if message.next_micro_batch is None:
             self.journal(
                 "error", "oom", f"out of memory in {message.where} at micro-batch {message.micro_batch}{asked}"

@@ -9,7 +9,7 @@ from typing import Literal
 from memdash import wire
 from memdash.batching import BatchSplit
 
-ActionName = Literal["pause", "release", "save_light", "save_full", "split", "empty_cache", "stop"]
+ActionName = Literal["pause", "release", "save_light", "save_full", "split", "empty_cache", "snapshot", "stop"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,15 @@ ACTIONS: tuple[Action, ...] = (
         "EmptyCache",
         "Give reserved but unused memory back.",
         "empty the cache",
+    ),
+    Action(
+        "snapshot",
+        "m",
+        "snapshot",
+        "snap",
+        "DumpMemorySnapshot",
+        "Write torch's memory snapshot, to be opened at pytorch.org/memory_viz.",
+        "write a memory snapshot",
     ),
     Action("stop", "s", "stop", "stop", "Stop", "End the run; asks first, and offers a checkpoint.", "be stopped"),
 )
@@ -134,6 +143,8 @@ def simple_command(action: Action, state: wire.RunState | None, command_id: str)
         return wire.Pause(command_id=command_id, depth="release")
     if action.name == "empty_cache":
         return wire.EmptyCache(command_id=command_id)
+    if action.name == "snapshot":
+        return wire.DumpMemorySnapshot(command_id=command_id)
     assert action.name in ("save_light", "save_full"), action.name
     return wire.SaveCheckpoint(command_id=command_id, kind="light" if action.name == "save_light" else "full")
 
@@ -159,6 +170,8 @@ def pending_text(command: wire.Command, state: wire.RunState | None) -> str:
             return f"saving a {kind} checkpoint {when}"
         case wire.EmptyCache():
             return f"emptying the cache {when}"
+        case wire.DumpMemorySnapshot():
+            return f"writing a memory snapshot {when}"
         case wire.Stop(save="none"):
             return f"stopping {when}, saving nothing"
         case wire.Stop(save=kind):

@@ -124,15 +124,17 @@ def test_stop_in_a_pause(loop):
 
 
 def test_what_is_not_offered_is_refused(loop):
-    loop.put(wire.EmptyCache(command_id="1"))
+    loop.session.decline(wire.DumpMemorySnapshot, "there is no GPU")
+    loop.put(wire.EmptyCache(command_id="1"), wire.DumpMemorySnapshot(command_id="2"))
     assert loop.session.obey()
-    assert loop.acks() == [("1", "", "this script does not offer EmptyCache")]
+    assert loop.acks() == [("1", "", "this script does not offer EmptyCache"), ("2", "", "there is no GPU")]
     assert loop.session._control.capabilities() == {
         "Pause": "",
         "Resume": "",
         "SetBatchSplit": "this script does not offer SetBatchSplit",
         "SaveCheckpoint": "",
         "EmptyCache": "this script does not offer EmptyCache",
+        "DumpMemorySnapshot": "there is no GPU",
         "Stop": "",
         "Release": "this script does not offer Release",
     }

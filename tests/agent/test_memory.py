@@ -1,8 +1,14 @@
-"""The figures of torch's CUDA allocator, from the nested form of its statistics."""
+"""The figures of torch's allocators: of the nested statistics, at the moment of an OOM, of several devices."""
 
 from __future__ import annotations
 
-from memdash.agent.memory import from_nested_stats, no_device
+import types
+
+import pytest
+import torch
+
+from memdash import wire
+from memdash.agent.memory import AtOom, CudaOoms, from_nested_stats, mps_memory, no_device, tightest
 
 GIB = 1 << 30
 STATS = {
@@ -35,3 +41,81 @@ def test_capacity_is_the_lowest_ceiling():
 def test_no_device_says_why():
     assert no_device("no CUDA here")().reason == "no CUDA here"
     assert no_device("x")().kind == "unavailable"
+
+
+class Cuda:
+    """Stands in for torch's allocator: statistics that change, and the hook that it calls when it refuses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stats = STATS
+        self.observers = []
+        monkeypatch.setattr(torch._C, "_cuda_attach_out_of_memory_observer", self.observers.append, raising=False)
+        monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda index: self.stats)
+        properties = types.SimpleNamespace(total_memory=24 * GIB)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda index: 0.5, raising=False)
+
+    def refuse(self, index: int, requested_bytes: int) -> None:
+        for observer in self.observers:
+            observer(index, requested_bytes, 12 * GIB, GIB)
+
+
+def test_an_oom_is_noted_at_its_very_moment(monkeypatch):
+    cuda, ooms = Cuda(monkeypatch), CudaOoms(1)
+    assert ooms.attach()
+    assert ooms.take() is None
+    cuda.refuse(0, 5 * GIB)  # another device's
+    assert ooms.take() is None
+    cuda.refuse(1, 5 * GIB)
+    cuda.stats = {}  # the failed frames are gone by the time that the error is caught
+    expected = from_nested_stats(STATS, "cuda:1", free_bytes=GIB, total_bytes=24 * GIB, cap_bytes=12 * GIB)
+    assert ooms.take() == AtOom(5 * GIB, expected)
+    assert expected.allocated_bytes == 3 * GIB
+    assert ooms.take() is None
+
+
+def test_an_observer_never_hides_the_error_that_it_observes(monkeypatch):
+    cuda, ooms = Cuda(monkeypatch), CudaOoms()
+    ooms.attach()
+    cuda.stats = None  # as unreadable as can be
+    cuda.refuse(0, GIB)
+    assert ooms.take() is None
+
+
+def test_a_torch_without_the_hook_is_told_apart(monkeypatch):
+    monkeypatch.delattr(torch._C, "_cuda_attach_out_of_memory_observer", raising=False)
+    assert not CudaOoms().attach()
+
+    def unsupported(observer):
+        raise RuntimeError("cudaMallocAsync does not yet support attachOutOfMemoryObserver")
+
+    monkeypatch.setattr(torch._C, "_cuda_attach_out_of_memory_observer", unsupported, raising=False)
+    assert not CudaOoms().attach()
+
+
+def test_apples_gpus_have_figures_and_no_peaks(monkeypatch):
+    figures = {"recommended_max_memory": 16, "current_allocated_memory": 5, "driver_allocated_memory": 7}
+    for name, gib in figures.items():
+        monkeypatch.setattr(torch.mps, name, lambda gib=gib: gib * GIB)
+    memory = mps_memory()()
+    assert (memory.device, memory.kind) == ("mps", "exact")
+    assert (memory.capacity_bytes, memory.allocated_bytes, memory.reserved_bytes) == (16 * GIB, 5 * GIB, 7 * GIB)
+    assert memory.peak_allocated_bytes is None
+    assert wire.device_headroom_bytes(memory) == 11 * GIB
+
+
+def test_of_several_devices_the_tightest_is_shown():
+    def device(name: str, allocated: int, peak: int, capacity: int) -> wire.DeviceMemory:
+        return wire.DeviceMemory(
+            device=name,
+            kind="exact",
+            capacity_bytes=capacity,
+            allocated_bytes=allocated,
+            peak_allocated_bytes=peak,
+        )
+
+    small, large = device("cuda:0", 1, 6, 10), device("cuda:1", 5, 50, 100)
+    assert tightest(lambda: small, lambda: large)() is small
+    full = device("cuda:1", 5, 70, 100)
+    assert tightest(lambda: small, lambda: full)() is full
+    assert tightest(no_device("none"), lambda: large)() is large

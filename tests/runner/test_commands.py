@@ -41,7 +41,10 @@ class Listener:
         self._connection.settimeout(WAIT_S)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         hello = self.wait_for(wire.Hello)
-        assert all(hello.capabilities[command.__name__] == "" for command in wire.COMMANDS)
+        refused = {name: reason for name, reason in hello.capabilities.items() if reason}
+        assert refused == {
+            "DumpMemorySnapshot": "torch makes memory snapshots of CUDA devices only, not of the simulated device"
+        }
         welcome = wire.Welcome(protocol_version=wire.PROTOCOL_VERSION, run_id="r", attempt=0, pid=os.getpid())
         self._connection.sendall(wire.encode(welcome))
 
@@ -113,6 +116,8 @@ def test_every_command_over_a_real_socket(rank: tuple[Listener, subprocess.Popen
     emptied = listener.ask(wire.EmptyCache(command_id="7"))
     assert light.applied_at_step == full.applied_at_step == emptied.applied_at_step == paused.applied_at_step
     assert emptied.result.startswith("gave back ")
+    refused = listener.ask(wire.DumpMemorySnapshot(command_id="7b"))
+    assert refused.error == "torch makes memory snapshots of CUDA devices only, not of the simulated device"
     resumed = listener.ask(wire.Resume(command_id="8"))
     between = listener.seen[next(i for i, m in enumerate(listener.seen) if m == paused) :]
     assert not [m for m in between if isinstance(m, wire.StepReport)]

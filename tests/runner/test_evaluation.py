@@ -65,6 +65,16 @@ def test_an_oom_shrinks_the_evaluation_batch_only() -> None:
     assert evaluation.tried == [1] * 7  # what did not fit is not tried again
 
 
+def test_an_oom_in_an_evaluation_is_reported_with_its_figures(native: Any) -> None:
+    device, limiter = native(1 << 30)
+    trainer = Trainer(ToyTask(held_out=7), 8, 8, device=device)
+    limiter.fail_in(1)
+    assert Evaluation(trainer.state, trainer.task, trainer.session).run(8)
+    (oom,) = trainer.session.ooms
+    assert oom["requested_bytes"] > 0
+    assert (oom["memory"].kind, oom["memory"].num_ooms) == ("simulated", 1)
+
+
 def test_one_example_too_large_skips_the_evaluation_and_says_so() -> None:
     trainer = Trainer(ToyTask(), 8, 8)
     evaluation = Recorded(trainer, fits=0)

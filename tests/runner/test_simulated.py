@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +118,129 @@ def test_reserved_follows_a_caching_allocator(native: Native) -> None:
     del small
 
 
+SHARED = 20 * MIB  # the segment of a device of 1 GiB that tensors of 1 to 10 MiB share
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reserved"),
+    [
+        ([MIB + 1], SHARED),
+        ([9 * MIB, 9 * MIB, 2 * MIB], SHARED),
+        ([9 * MIB, 10 * MIB], SHARED),  # the 11 MiB that are left serve a tensor that else had its own segment
+        ([9 * MIB, 9 * MIB, 3 * MIB], 2 * SHARED),
+        ([10 * MIB], 10 * MIB),
+        ([11 * MIB], 12 * MIB),
+        ([30 * MIB + 1], 32 * MIB),
+        ([10 * MIB, MIB + 1], 10 * MIB + SHARED),
+    ],
+)
+def test_segments_are_those_of_the_cuda_allocator(native: Native, sizes: list[int], reserved: int) -> None:
+    device, _ = native(1 << 30)
+    device.empty_cache()
+    base = device.read_memory().reserved_bytes or 0
+    tensors = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+    assert (device.read_memory().reserved_bytes or 0) - base == reserved
+    tensors.clear()
+    assert device.empty_cache() == reserved
+
+
+def test_small_tensors_share_segments_of_2_mib(native: Native) -> None:
+    device, _ = native(1 << 30)
+    base = device.read_memory().reserved_bytes
+    held = [torch.empty(MIB, dtype=torch.uint8)]
+    while device.read_memory().reserved_bytes == base:  # what earlier tests have left
+        held.append(torch.empty(MIB, dtype=torch.uint8))
+    full = (base or 0) + 2 * MIB
+    held.append(torch.empty(MIB - 512, dtype=torch.uint8))
+    held.append(torch.empty(1, dtype=torch.uint8))  # takes a block of 512 bytes, the last
+    assert device.read_memory().reserved_bytes == full
+    held.append(torch.empty(MIB, dtype=torch.uint8))
+    assert device.read_memory().reserved_bytes == full + 2 * MIB
+
+
+def test_what_is_freed_serves_whatever_fits_best_and_gaps_are_fragments(native: Native) -> None:
+    device, _ = native(1 << 30)
+    device.empty_cache()
+    before = device.read_memory()
+
+    def grown() -> tuple[int, int]:
+        memory = device.read_memory()
+        reserved = (memory.reserved_bytes or 0) - (before.reserved_bytes or 0)
+        return reserved // MIB, ((memory.inactive_split_bytes or 0) - (before.inactive_split_bytes or 0)) // MIB
+
+    large = torch.empty(30 * MIB, dtype=torch.uint8)
+    del large
+    first, second, third, fourth = (torch.empty(5 * MIB, dtype=torch.uint8) for _ in range(4))
+    assert grown() == (30, 10)  # all four in what the large one has left
+    del first, third
+    assert grown() == (30, 20)
+    six = torch.empty(6 * MIB, dtype=torch.uint8)  # into the 10 MiB at the end, for no gap of 5 takes it
+    assert grown() == (30, 14)
+    eleven = torch.empty(11 * MIB, dtype=torch.uint8)
+    assert grown() == (42, 15)  # 12 for 11, and no rest that is worth a block
+    del second, six, eleven
+    gone = torch.empty(15 * MIB, dtype=torch.uint8)  # the gaps of the first three have become one
+    assert grown() == (42, 10)
+    assert device.empty_cache() == 12 * MIB
+    del fourth, gone
+    assert device.empty_cache() == 30 * MIB
+    assert grown() == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_comes_and_goes_the_books_add_up(native: Native, seed: int) -> None:
+    device, _ = native(256 * MIB)
+    chance = random.Random(seed)
+    device.empty_cache()
+    before = device.read_memory()
+    held: list[torch.Tensor] = []
+    for _ in range(2000):
+        if held and chance.random() < 0.5:
+            held.pop(chance.randrange(len(held)))
+        elif sum(map(torch.Tensor.numel, held)) < 128 * MIB:
+            held.append(torch.empty(int(2 ** chance.uniform(0, 24)), dtype=torch.uint8))
+        memory = device.read_memory()
+        allocated, reserved = memory.allocated_bytes or 0, memory.reserved_bytes or 0
+        assert allocated - (before.allocated_bytes or 0) == sum(map(torch.Tensor.numel, held))
+        assert 0 <= allocated + (memory.inactive_split_bytes or 0) <= reserved <= 256 * MIB
+    held.clear()
+    device.empty_cache()
+    after = device.read_memory()
+    assert (after.reserved_bytes, after.inactive_split_bytes) == (before.reserved_bytes, before.inactive_split_bytes)
+
+
+def test_a_full_device_gives_its_cache_up_before_it_refuses(native: Native) -> None:
+    device, _ = native(64 * MIB)
+    device.empty_cache()
+    torch.empty(40 * MIB, dtype=torch.uint8)
+    memory = device.read_memory()
+    assert (memory.num_alloc_retries, (memory.reserved_bytes or 0) >= 40 * MIB) == (0, True)
+    held = torch.empty(50 * MIB, dtype=torch.uint8)
+    memory = device.read_memory()
+    assert (memory.num_alloc_retries, memory.num_ooms) == (1, 0)
+    assert (memory.reserved_bytes or 0) < 64 * MIB
+    del held
+
+
+def test_the_figures_of_a_refusal_are_kept(native: Native) -> None:
+    device, _ = native(8 * MIB)
+    base = device.read_memory().allocated_bytes or 0
+    assert device.at_oom() is None
+    held = torch.empty(4 * MIB, dtype=torch.uint8)
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(6 * MIB, dtype=torch.uint8)
+    del held  # as the frames that failed do
+    at_oom = device.at_oom()
+    assert at_oom is not None
+    assert (at_oom.requested_bytes, at_oom.memory.allocated_bytes) == (6 * MIB, base + 4 * MIB)
+    assert (at_oom.memory.kind, at_oom.memory.capacity_bytes, at_oom.memory.num_ooms) == ("simulated", 8 * MIB, 1)
+    assert device.at_oom() is None  # once
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(9 * MIB, dtype=torch.uint8)
+    device.read_memory()  # a step lies between: whatever fails next, it was not this
+    assert device.at_oom() is None
+
+
 def test_reserved_lies_between_allocated_and_capacity(native: Native) -> None:
     device, _ = native(9 * MIB)
     torch.empty(8 * MIB, dtype=torch.uint8)  # freed at once, but kept in reserve
@@ -159,8 +283,13 @@ def budget() -> Iterator[PythonBudget]:
 def test_the_python_budget_refuses_as_well(budget: PythonBudget) -> None:
     held = torch.empty(4 * MIB, dtype=torch.uint8)
     assert budget.read().allocated == 4 * MIB
+    assert budget.take_refusal() is None
     with pytest.raises(torch.OutOfMemoryError, match="Simulated device out of memory"):
         torch.empty(6 * MIB, dtype=torch.uint8)
+    refusal = budget.take_refusal()
+    assert refusal is not None
+    assert (refusal[0], refusal[1].allocated, refusal[1].num_ooms) == (6 * MIB, 4 * MIB, 1)
+    assert budget.take_refusal() is None
     with budget.host():
         torch.empty(32 * MIB, dtype=torch.uint8)
     del held

@@ -5,11 +5,16 @@ from __future__ import annotations
 import pytest
 
 from memdash import wire
+from memdash.store.journal import read_journal
 from memdash.store.recorder import Recorder
 from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.control import ACK_TIMEOUT_S, SAVE_TIMEOUT_S, Control
 from memdash.supervisor.history import History
 from memdash.supervisor.telemetry import Telemetry
+
+
+MIB = 1 << 20
+AT_OOM = wire.DeviceMemory(device="x", kind="simulated", capacity_bytes=8 * MIB, allocated_bytes=7 * MIB)
 
 
 class Desk:
@@ -29,6 +34,7 @@ class Desk:
             capabilities={command.__name__: "" for command in wire.COMMANDS},
         )
         self.telemetry = Telemetry(state, Recorder(directory), History())
+        self.directory = directory
         self.reached = {0, 1}
         self.sent: list[wire.Command] = []
         self.answers: list[wire.CommandResult] = []
@@ -71,6 +77,32 @@ def test_one_rank_that_fails_fails_the_command(desk):
     desk.ack("a", 1, error="no")
     assert [(a.ok, a.text) for a in desk.answers] == [(False, "no")]
     assert desk.telemetry.state.status == "running"
+
+
+def oom(**changes: object) -> wire.OomReport:
+    fields = {"rank": 0, "time_s": 1.0, "step": 3, "where": "evaluation", "micro_batch": 8, "next_micro_batch": 4}
+    return wire.OomReport(**fields | {"message": "no"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("report", "text"),
+    [
+        (oom(), "out of memory in evaluation; trying again: micro-batch 8 -> 4"),
+        (oom(requested_bytes=2 * MIB), "out of memory in evaluation, asked for 2.00 MiB; trying again"),
+        (
+            oom(requested_bytes=2 * MIB, memory=AT_OOM),
+            "out of memory in evaluation, asked for 2.00 MiB with 7.00 MiB allocated of 8.00 MiB (simulated); trying",
+        ),
+        (
+            oom(requested_bytes=2 * MIB, memory=AT_OOM, next_micro_batch=None),
+            "out of memory in evaluation at micro-batch 8, asked for 2.00 MiB with 7.00 MiB allocated of 8.00 MiB",
+        ),
+    ],
+)
+def test_the_journal_says_what_an_oom_asked_for_and_what_was_taken(desk, report, text):
+    desk.telemetry.receive(report)
+    (entry,) = read_journal(desk.directory.journal)
+    assert entry.text.startswith(text)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_the_same_thing_is_not_asked_twice(waiting: wire.Command, name: str, ref
         ("save_light", "running", wire.SaveCheckpoint(command_id="x", kind="light")),
         ("save_full", "paused", wire.SaveCheckpoint(command_id="x", kind="full")),
         ("empty_cache", "running", wire.EmptyCache(command_id="x")),
+        ("snapshot", "running", wire.DumpMemorySnapshot(command_id="x")),
     ],
 )
 def test_commands(name: str, status: str, command: wire.Command) -> None:
@@ -112,6 +113,7 @@ def test_commands(name: str, status: str, command: wire.Command) -> None:
         ),
         (wire.SaveCheckpoint(command_id="x", kind="full"), "paused", "saving a full checkpoint now"),
         (wire.EmptyCache(command_id="x"), "running", "emptying the cache at the next step"),
+        (wire.DumpMemorySnapshot(command_id="x"), "paused", "writing a memory snapshot now"),
         (wire.Stop(command_id="x", save="none"), "running", "stopping at the next step, saving nothing"),
         (wire.Stop(command_id="x", save="light"), "running", "stopping at the next step, after a light checkpoint"),
     ],
@@ -130,7 +132,7 @@ def test_a_run_that_is_paused_is_not_paused_otherwise() -> None:
 
 
 def test_every_key_is_there_once() -> None:
-    assert [action.key for action in ACTIONS] == ["p", "P", "c", "C", "b", "e", "s"]
+    assert [action.key for action in ACTIONS] == ["p", "P", "c", "C", "b", "e", "m", "s"]
     commands = {command.__name__ for command in wire.COMMANDS} - {"Resume"} | {"Release"}
     assert {action.capability for action in ACTIONS} == commands
 
@@ -152,5 +154,6 @@ def test_commands_are_named_as_a_person_says_them() -> None:
         "set batch split",
         "save checkpoint",
         "empty cache",
+        "dump memory snapshot",
         "stop",
     ]

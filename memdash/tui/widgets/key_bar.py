@@ -13,7 +13,7 @@ from memdash.tui.palette import DIM, INFO, RULE
 
 GAP = 2
 LONG_LABELS_FROM_WIDTH, ZOOM_FROM_WIDTH = 110, 128
-DROPPED_FIRST = ("1-4", "e", "P", "c", "C", "b", "p", "s", "0")
+DROPPED_FIRST = ("1-4", "m", "e", "P", "c", "C", "b", "p", "s", "0")
 """Where there is no room; the way out and the help stay, and the help has them all."""
 
 
