@@ -39,7 +39,8 @@ class SampleWriter:
         if there != self._columns:
             raise RecordCorrupt(f"{path} has columns {there}, not {self._columns}")
         self._end = size - (size - header_size) % self._row.size
-        os.ftruncate(self._file, self._end)
+        if self._end < size:  # else the file's time stays when it was written last: until then somebody watched
+            os.ftruncate(self._file, self._end)
 
     def append(self, values: Sequence[float | None]) -> None:
         """Write one row. Raises OSError, having written nothing, when the disk is full."""

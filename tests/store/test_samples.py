@@ -31,6 +31,15 @@ def test_round_trip_and_append(tmp_path):
     ]
 
 
+def test_opening_a_whole_file_leaves_no_trace(tmp_path):
+    """When it was written last says until when a run was watched."""
+    path = tmp_path / "x.rec"
+    write(path, [(1.0, 1)])
+    os.utime(path, (1000.0, 1000.0))
+    write(path, [])
+    assert os.path.getmtime(path) == 1000.0
+
+
 @pytest.mark.parametrize("torn", range(1, 16))
 def test_a_torn_row_is_left_out_and_then_cut_off(tmp_path, torn):
     path = tmp_path / "x.rec"
