@@ -9,20 +9,17 @@ import asyncio
 import os
 import pty
 import select
-import shutil
 import signal
 import struct
 import sys
-import tempfile
 import termios
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
 
 import pyte
 
+from benchmarks._home import home
 from benchmarks._long_run import make_run
 from benchmarks._table import Row, main, row
 from memdash import wire
@@ -42,22 +39,8 @@ SIZE = (120, 40)
 def measure(quick: bool) -> list[Row]:
     """1 rank and 8 ranks at two steps a second; the best of a few tries, for the machine is not ours alone."""
     tries = 2 if quick else 5
-    with _home():
+    with home():
         return [line for ranks in (1, 8) for line in _rows(ranks, tries)]
-
-
-@contextmanager
-def _home() -> Iterator[None]:
-    """Runs and sockets of our own."""
-    before = dict(os.environ)
-    home = Path(tempfile.mkdtemp(prefix="md-", dir="/tmp"))
-    os.environ.update(MEMDASH_RUNS_DIR=str(home / "runs"), MEMDASH_RUNTIME_DIR=str(home))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _rows(ranks: int, tries: int) -> list[Row]:

@@ -82,6 +82,16 @@ def test_attach() -> None:
     assert 0.5 < ours < 5
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_gpus() -> None:
+    rows = run("gpus")
+    assert_measured(rows)
+    for line in rows:
+        if not str(line["ours"]).startswith(NOT_MEASURED) and "memory" in line["figure"]:
+            assert line["ours"] > 1  # the driver was really loaded
+
+
 def test_a_row_is_judged_by_ours_or_by_the_ratio() -> None:
     assert row("seconds", 1, 4, "peer", "ratio", "<=", 0.5).met is True
     assert row("seconds", 3, 4, "peer", "ratio", "<=", 0.5).met is False
