@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 
-import pytest
 import torch
 
 from memdash import wire
@@ -46,7 +45,7 @@ def test_no_device_says_why():
 class Cuda:
     """Stands in for torch's allocator: statistics that change, and the hook that it calls when it refuses."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch) -> None:
         self.stats = STATS
         self.observers = []
         monkeypatch.setattr(torch._C, "_cuda_attach_out_of_memory_observer", self.observers.append, raising=False)
