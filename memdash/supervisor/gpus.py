@@ -21,8 +21,7 @@ class Gpus:
         self._environment = environment
         self._watch: GpuWatch | None = None
         self._shown: GpuLook | None = None
-        self._answers: dict[str, bool] = {}
-        self._falls: dict[str, int] = {}
+        self._news = GpuNews()
 
     def tick(self) -> None:
         """Pass on what is new."""
@@ -41,7 +40,8 @@ class Gpus:
             return
         self._shown = look
         self._telemetry.gpus(wire.GpuSample(time_s=time.time(), gpus=list(look.gpus), reason=look.reason))
-        self._journal(look.gpus)
+        for level, text in self._news.take(look):
+            self._telemetry.journal(level, "gpu", text)
 
     def close(self) -> None:
         """Read no more."""
@@ -49,21 +49,32 @@ class Gpus:
             self._watch.close()
             self._watch = self._shown = None
 
-    def _journal(self, gpus: tuple[wire.GpuReading, ...]) -> None:
-        """Write down that a GPU has stopped to answer, once, and that it answers again."""
+
+class GpuNews:
+    """What is worth a line of the journal: a GPU that has stopped to answer, once, and that it answers again (pure)."""
+
+    def __init__(self) -> None:
+        self._answers: dict[str, bool] = {}
+        self._falls: dict[str, int] = {}
+
+    def take(self, look: GpuLook) -> list[tuple[wire.Level, str]]:
+        """The news in one more look; GPUs that fell for the same reason share a line."""
+        gone = look.reason or "the driver does not list it any more"
+        now = dict.fromkeys(self._answers, (False, gone))
+        now |= {gpu_name(gpu): (gpu.kind != "unavailable", gpu.reason) for gpu in look.gpus}
         fallen: dict[str, list[str]] = {}
-        for gpu in gpus:
-            name, answers = gpu_name(gpu), gpu.kind != "unavailable"
+        risen: list[str] = []
+        for name, (answers, reason) in now.items():
             before, self._answers[name] = self._answers.get(name, answers), answers
-            if before == answers or self._falls.get(name, 0) >= MOST_FALLS:
+            if before == answers:
                 continue
-            if answers:
-                self._telemetry.journal("good", "gpu", f"{name} answers again")
-            else:
-                fallen.setdefault(gpu.reason, []).append(name)
-        for reason, names in fallen.items():
-            self._telemetry.journal("warning", "gpu", f"{', '.join(names)}: no figures any more: {reason}")
-            self._falls |= {name: self._falls.get(name, 0) + 1 for name in names}
+            falls = self._falls[name] = self._falls.get(name, 0) + (not answers)
+            if 0 < falls <= MOST_FALLS:
+                (risen if answers else fallen.setdefault(reason, [])).append(name)
+        news: list[tuple[wire.Level, str]] = [
+            ("warning", f"{', '.join(names)}: no figures any more: {reason}") for reason, names in fallen.items()
+        ]
+        return [*news, ("good", f"{', '.join(risen)}: figures again")] if risen else news
 
 
 def on_gpu(state: wire.RunState) -> bool:
