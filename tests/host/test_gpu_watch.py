@@ -91,13 +91,16 @@ def test_a_call_that_never_comes_back_does_not_keep_the_process(watching, scenar
     assert watch.process.wait(timeout=5) == 0
 
 
-def test_a_gpu_falls_off_the_bus_and_is_found_again(watching, scenario):
+@pytest.mark.parametrize(
+    ("code", "why"), [(15, "the driver has lost this GPU (GPU is lost)"), (999, "memory: Unknown Error")]
+)
+def test_a_gpu_falls_off_the_bus_and_is_found_again(watching, scenario, code, why):
     watch = watching("RETRY_S=0.2", "PERIOD_S=0.02")
     watch.until(lambda look: look["kinds"] == ["exact", "exact"])
-    play(scenario, "gpus=2 lost=0")
+    play(scenario, f"gpus=2 lost=0 lost_code={code}")
     lost = watch.until(lambda look: "unavailable" in look["kinds"])
     assert lost["kinds"] == ["unavailable", "exact"]
-    assert lost["reasons"] == ["the driver has lost this GPU (GPU is lost)", ""]
+    assert lost["reasons"] == [why, ""]
     play(scenario, "gpus=2")
     watch.until(lambda look: look["kinds"] == ["exact", "exact"])
 
