@@ -93,6 +93,8 @@ class CpuDevice:
 
     def __init__(self) -> None:
         reason = "no CUDA device here: only host memory is shown"
+        if torch.backends.mps.is_available():
+            reason += ", and our runner does not train on Apple's GPU"
         self._read = no_device(f'{reason}; set device.kind = "simulated" to rehearse one')
 
     def start(self) -> str:

@@ -1,13 +1,20 @@
 """The public API of a training script: report steps, obey commands.
 
-    session = memdash.Session(read_memory=...)
+    session = memdash.Session(read_memory=cuda_memory())
     session.on(wire.SetBatchSplit, change_split)
     session.start(total_steps=1000, global_batch=16, micro_batch=4)
     for step in range(1000):
         ...
-        if not session.end_step(loss=loss, examples=16, step_time_s=...):
+        going = session.end_step(
+            loss=loss, step_time_s=took_s, examples_seen=16 * (step + 1), micro_batch=4, grad_accum_steps=4
+        )
+        if not going:
             break
     session.finish()
+
+`read_memory` returns the device's figures and restarts its peaks. memdash.agent.memory has `cuda_memory(index)` (ROCm too),
+`mps_memory()` for Apple's GPUs, and `tightest(cuda_memory(0), cuda_memory(1))` for a process on several devices: at each
+step the one that is nearest to its capacity. Any function that returns a wire.DeviceMemory will do.
 
 Outside `memdash run` a session has no supervisor: it costs nothing and every call does nothing.
 """
