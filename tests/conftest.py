@@ -13,7 +13,7 @@ import pytest
 
 os.environ.pop("NO_COLOR", None)  # it would change every picture of the dashboard
 
-pytest_plugins = ["tests.supervised", "tests.nvml_standin"]
+pytest_plugins = ["tests.supervised", "tests.cgroups", "tests.nvml_standin"]
 
 WAIT_S = 20.0
 
@@ -24,7 +24,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     short = Path(tempfile.mkdtemp(prefix="md-", dir="/tmp"))
     monkeypatch.setenv("MEMDASH_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("MEMDASH_RUNTIME_DIR", str(short))
-    for name in ("MEMDASH_SOCKET", "MEMDASH_RUN_ID", "MEMDASH_ATTEMPT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    for name in (
+        "MEMDASH_SOCKET",
+        "MEMDASH_RUN_ID",
+        "MEMDASH_ATTEMPT",
+        "MEMDASH_RUN_DIR",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+    ):
         monkeypatch.delenv(name, raising=False)
     yield tmp_path
     shutil.rmtree(short, ignore_errors=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,11 @@ from memdash.supervisor.launch import launch_supervisor
 from tests.conftest import WAIT_S, wait_until
 from tests.programs import fake_rank
 
+LAUNCH = (
+    "import pathlib, sys; from memdash.store.run_directory import RunDirectory; "
+    "from memdash.supervisor.launch import launch_supervisor; launch_supervisor(RunDirectory(pathlib.Path(sys.argv[1])))"
+)
+
 
 class SupervisedRun:
     """A run whose rank does what the test says."""
@@ -32,7 +39,9 @@ class SupervisedRun:
         argv: list[str] | None,
         restarts: int = 0,
         wall_s: float = 0,
+        inside: Callable[..., list[str]] | None = None,
     ) -> None:
+        self._inside = inside
         self.fifo = tmp_path / f"{run_id}.fifo"
         os.mkfifo(self.fifo)
         self._orders = os.open(self.fifo, os.O_RDWR)
@@ -46,7 +55,15 @@ class SupervisedRun:
             wall_s=wall_s,
         )
         self.directory: RunDirectory = create_run(record, config_json=b"{}", config_toml="", parent=runs_dir())
-        launch_supervisor(self.directory)
+        self.launch()
+
+    def launch(self) -> None:
+        """Have it supervised, by a process that `inside(*argv)` starts where that is given."""
+        if self._inside is None:
+            launch_supervisor(self.directory)
+        else:
+            argv = self._inside(sys.executable, "-c", LAUNCH, str(self.directory.path))
+            subprocess.run(argv, check=True, timeout=WAIT_S)
 
     @property
     def run_id(self) -> str:
@@ -98,9 +115,14 @@ def start_run(tmp_path: Path) -> Iterator[Callable[..., SupervisedRun]]:
     runs: list[SupervisedRun] = []
 
     def start(
-        *options: str, run_id: str = "fake", argv: list[str] | None = None, restarts: int = 0, wall_s: float = 0
+        *options: str,
+        run_id: str = "fake",
+        argv: list[str] | None = None,
+        restarts: int = 0,
+        wall_s: float = 0,
+        inside: Callable[..., list[str]] | None = None,
     ) -> SupervisedRun:
-        runs.append(SupervisedRun(tmp_path, run_id, options, argv, restarts, wall_s))
+        runs.append(SupervisedRun(tmp_path, run_id, options, argv, restarts, wall_s, inside))
         return runs[-1]
 
     yield start

@@ -2,6 +2,9 @@
 
 The training thread calls `put`; it appends and tries one non-blocking send. Everything that could wait (connecting,
 reading, draining a full socket) happens in the link's own thread.
+
+What was sent may lie unread in the socket of a supervisor that is killed. So the newest frames are kept, and a supervisor
+says in its Welcome up to when it has heard this rank; what came after that is sent again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from heapq import merge
+from typing import Generic, NamedTuple, TypeVar
 
 from memdash import wire
 from memdash.errors import MalformedMessage
@@ -23,14 +28,24 @@ MAX_SAMPLES = 4096  # about 2 MiB: at 10 steps/s, seven minutes without a superv
 MAX_EVENTS = 16384  # events are rare; only a run that is lost in a loop could reach this
 RETRY_S = 0.5  # a connection that fails costs some microseconds; a goodbye that waits two seconds must find a new one
 SEND_BUFFER_BYTES = 1 << 20
+KEPT_BYTES = 2 * SEND_BUFFER_BYTES  # the kernel doubles what it is asked for; more cannot lie unread in the socket
+
+T = TypeVar("T")
 
 
-class Outbox:
+class Frame(NamedTuple):
+    """A message's bytes, and when it came to be; 0 for an Ack, which no other supervisor waits for."""
+
+    data: bytes
+    time_s: float
+
+
+class Outbox(Generic[T]):
     """Frames waiting to be sent, in order. When full the oldest *sample* goes and is counted; events stay."""
 
     def __init__(self, max_samples: int = MAX_SAMPLES, max_events: int = MAX_EVENTS) -> None:
-        self._samples: deque[tuple[int, bytes]] = deque()
-        self._events: deque[tuple[int, bytes]] = deque()
+        self._samples: deque[tuple[int, T]] = deque()
+        self._events: deque[tuple[int, T]] = deque()
         self._max_samples, self._max_events = max_samples, max_events
         self._count = 0
         self.dropped_samples = 0
@@ -39,7 +54,11 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._samples) + len(self._events)
 
-    def put(self, frame: bytes, *, sample: bool) -> None:
+    def __iter__(self) -> Iterator[T]:
+        """Every frame, the oldest first."""
+        return (frame for _, frame in merge(self._samples, self._events, key=lambda item: item[0]))
+
+    def put(self, frame: T, *, sample: bool) -> None:
         """Append a frame; drop the oldest of its kind when there are too many."""
         self._count += 1
         box, most = (self._samples, self._max_samples) if sample else (self._events, self._max_events)
@@ -51,7 +70,7 @@ class Outbox:
                 self.dropped_events += 1
         box.append((self._count, frame))
 
-    def pop(self) -> bytes | None:
+    def pop(self) -> T | None:
         """The oldest frame, or None."""
         if not self._samples and not self._events:
             return None
@@ -67,11 +86,14 @@ class Link:
         self._path = socket_path
         self._greeting = greeting
         self.commands: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
-        self._outbox = Outbox()
+        self._outbox: Outbox[Frame] = Outbox()
+        self._sent: deque[Frame] = deque()
+        self._sent_bytes = 0
+        self._again: deque[Frame] = deque()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._frame = b""  # the one being sent; it is sent again, and whole, when the connection breaks meanwhile
-        self._unsent = b""  # what is left of it, and of a greeting before it
+        self._welcomed = False
+        self._unsent = b""  # what is left of the greeting, or of the frame being sent
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._closing = False
         self._refused = ""
@@ -97,19 +119,25 @@ class Link:
         """Send when possible. Never blocks, never raises: what cannot be sent now is kept or, for samples, dropped."""
         if os.getpid() != self._pid:  # a forked DataLoader worker has no link
             return
-        frame = wire.encode(message)
+        frame = Frame(wire.encode(message), getattr(message, "time_s", 0.0))
         with self._lock:
             self._outbox.put(frame, sample=sample)
             waiting = not self._flush()
         if waiting:
             self._wake()
 
+    def unheard(self) -> list[bytes]:
+        """What would open the next connection: a greeting, what may not have been read, and what waits."""
+        with self._lock:
+            frames = [frame.data for frame in (*self._sent, *self._outbox) if frame.time_s]
+        return [*map(wire.encode, self._greeting()), *frames]
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Give the last frames `timeout_s` to leave, then end the thread."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self._thread.is_alive():
             with self._lock:
-                if not self._unsent and not self._outbox:
+                if not (self._unsent or self._again or self._outbox):
                     break
             self._thread.join(0.01)
         self._closing = True
@@ -150,8 +178,8 @@ class Link:
             connection.close()
             return None
         with self._lock:
-            self._socket = connection
-            self._unsent = b"".join(wire.encode(message) for message in self._greeting()) + self._frame
+            self._socket, self._welcomed = connection, False
+            self._unsent = b"".join(wire.encode(message) for message in self._greeting())
             self._flush()
         return connection
 
@@ -181,18 +209,26 @@ class Link:
             message = wire.decode(wire.to_rank, frame)
             if isinstance(message, wire.Refused):
                 self._refused = message.reason
-            elif not isinstance(message, wire.Welcome):
+            elif isinstance(message, wire.Welcome):
+                self._welcome(message.heard_s)
+            else:
                 self.commands.put(message)
         return bool(data)
 
+    def _welcome(self, heard_s: float) -> None:
+        """From here on frames may go, first those that no supervisor has heard yet."""
+        with self._lock:
+            self._again = deque(frame for frame in self._sent if frame.time_s > heard_s)
+            self._welcomed = True
+
     def _flush(self) -> bool:
-        """Send until the socket is full; True when nothing waits. The lock is held."""
+        """Send until the socket is full; True when nothing waits that may go. The lock is held."""
         while self._socket is not None:
             if not self._unsent:
-                frame = self._outbox.pop()
-                self._frame = self._unsent = frame or b""
+                frame = self._next() if self._welcomed else None
                 if frame is None:
                     return True
+                self._unsent = frame.data
             try:
                 sent = self._socket.send(self._unsent)
             except (BlockingIOError, InterruptedError):
@@ -202,6 +238,18 @@ class Link:
                 return False
             self._unsent = self._unsent[sent:]
         return False
+
+    def _next(self) -> Frame | None:
+        """The frame to send now, which is kept for the case that nobody reads it."""
+        if self._again:
+            return self._again.popleft()
+        frame = self._outbox.pop()
+        if frame is not None and frame.time_s:
+            self._sent.append(frame)
+            self._sent_bytes += len(frame.data)
+            while self._sent_bytes > KEPT_BYTES:
+                self._sent_bytes -= len(self._sent.popleft().data)
+        return frame
 
     def _sleep(self, seconds: float) -> None:
         """Wait, but not longer than until close()."""

@@ -30,6 +30,7 @@ from typing import Literal
 
 from memdash import wire
 from memdash.agent.control import Control, Handler
+from memdash.agent.last_words import leave, on_exit
 from memdash.agent.link import Link
 from memdash.agent.memory import MemoryReader, no_device
 
@@ -50,10 +51,12 @@ class Session:
         self.read_memory = read_memory or no_device("this script named no device to memdash.Session")
         self.paused_s = 0.0
         """Seconds spent paused so far; not part of any step's time."""
-        self._phase: Phase = "loading"
+        self._phase: Phase
+        self._enter("loading")
         self._seq = 0
         self._plan: wire.TrainingStarted | None = None
         self._ended = False
+        self._run_dir = environment("MEMDASH_RUN_DIR", "")
         path = environment("MEMDASH_SOCKET", "")
         self._link = Link(path, self._greeting) if path else None
         self._control = Control(self, self._link.commands if self._link else queue.SimpleQueue())
@@ -104,9 +107,10 @@ class Session:
             device=device,
             item_name=item_name,
         )
-        self._phase = "training"
+        self._enter("training")
         if self._link:
             self._link.start()
+            on_exit(lambda reason: self.finish("failed", reason), self._leave)
 
     def end_step(
         self,
@@ -162,7 +166,8 @@ class Session:
     @contextlib.contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Say what the process is busy with for a while, and show its memory before and after."""
-        before, self._phase = self._phase, phase
+        before = self._phase
+        self._enter(phase)
         began_s = time.monotonic()
         self._send_phase()
         try:
@@ -170,8 +175,8 @@ class Session:
         finally:
             if phase == "paused":
                 self.paused_s += time.monotonic() - began_s
-            self._phase = before
             self.sample_memory()
+            self._enter(before)
             self._send_phase()
 
     def sample_memory(self) -> None:
@@ -247,21 +252,35 @@ class Session:
         """Say goodbye and close the link; at most two seconds. Later calls do nothing."""
         if self._ended:
             return
-        self._ended = True
         self.send(
             wire.Goodbye(rank=self.rank, time_s=time.time(), step=self.step, outcome=outcome, reason=reason[:2000])
         )
         if self._link:
             self._link.start()  # a script that fails before `start` still has last words
-            self._link.close()
+        self._leave()
 
     def send(self, message: wire.Message, *, sample: bool = False) -> None:
         """Hand a message to the link; nothing happens without a supervisor."""
         if self._link:
             self._link.put(message, sample=sample)
 
+    def _leave(self) -> None:
+        """The last words, on disk and then to the supervisor, should there be one."""
+        if self._ended or not self._link:
+            return
+        self._ended = True
+        if self._run_dir:
+            leave(self._run_dir, self.rank, self._link.unheard())
+        self._link.close()
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase, self._phase_since_s = phase, time.time()
+
     def _send_phase(self) -> None:
-        self.send(wire.PhaseChanged(rank=self.rank, time_s=time.time(), step=self.step, phase=self._phase))
+        self.send(self._phase_changed())
+
+    def _phase_changed(self) -> wire.PhaseChanged:
+        return wire.PhaseChanged(rank=self.rank, time_s=self._phase_since_s, step=self.step, phase=self._phase)
 
     def _greeting(self) -> list[wire.Message]:
         """What opens every connection, also one to a supervisor that was started anew."""
@@ -276,5 +295,4 @@ class Session:
             attempt=self.attempt,
             capabilities=self._control.capabilities(),
         )
-        phase = wire.PhaseChanged(rank=self.rank, time_s=time.time(), step=self.step, phase=self._phase)
-        return [hello, *([self._plan] if self._plan else []), phase]
+        return [hello, *([self._plan] if self._plan else []), self._phase_changed()]

@@ -46,13 +46,14 @@ class OomWatch:
         """From now on."""
         levels = _memory_levels(cgroup_levels(pid, root))
         cgroups = [(str(level.path), level.version, level.name) for level in levels]
-        numbers = [record_number(record) for record in _records(kmsg) or ()]
-        return cls(OomBaseline(cgroups, _counts(levels, root), numbers[-1] if numbers else None), root, kmsg)
+        records = _records(kmsg)
+        number = None if records is None else max(map(record_number, records), default=0)
+        return cls(OomBaseline(cgroups, _counts(levels, root), number), root, kmsg)
 
     def evidence(self) -> OomEvidence:
         """What has been counted and logged up to now."""
         levels, before = self.baseline.levels, self.baseline.counts
-        risen = {key: count - before.get(key, 0) for key, count in _counts(levels, self._root).items()}
+        risen = {key: count - before[key] for key, count in _counts(levels, self._root).items() if key in before}
         total_kib = read_field(self._root / "proc/meminfo", "MemTotal:")
         return OomEvidence(
             levels=tuple(

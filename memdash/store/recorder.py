@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from memdash import wire
 from memdash.store.journal import Journal
 from memdash.store.moments import Moment, MomentWriter
 from memdash.store.run_directory import RunDirectory
-from memdash.store.samples import SampleWriter, read_rows
+from memdash.store.samples import SampleReader, SampleWriter, read_rows
 
 HOST_COLUMNS = (
     "time_s",
@@ -62,6 +64,9 @@ RANK_COLUMNS = (
 )
 
 
+RESENT_ROWS = 8192  # more than a rank can send again
+
+
 class Recorder:
     """The open files of a run that is going on."""
 
@@ -71,6 +76,8 @@ class Recorder:
         self._moments = MomentWriter(directory.states)
         self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
         self._ranks: dict[int, SampleWriter] = {}
+        self._before: dict[int, frozenset[float]] = {}
+        """Times of the newest rows that were there when a rank's file was opened."""
         self._gpus: dict[int, SampleWriter] = {}
         self.error = ""
         """The last write that failed, such as a full disk; empty when the last one succeeded."""
@@ -105,6 +112,12 @@ class Recorder:
         """Append one row of a rank; a MemorySample leaves the step's own columns empty."""
         self._guard(lambda: self._rank_file(sample.rank).append(_rank_row(sample, attempt)))
 
+    def has(self, sample: wire.StepReport | wire.MemorySample) -> bool:
+        """Whether another recorder has written down this very sample."""
+        with contextlib.suppress(OSError):  # whoever writes to it next says so
+            self._rank_file(sample.rank)
+        return sample.time_s in self._before.get(sample.rank, ())
+
     def state(self, state: wire.RunState) -> None:
         """Replace the last state."""
         self._guard(lambda: self._directory.write_state(state))
@@ -122,7 +135,9 @@ class Recorder:
 
     def _rank_file(self, rank: int) -> SampleWriter:
         if rank not in self._ranks:
-            self._ranks[rank] = SampleWriter(self._directory.samples / f"rank-{rank}.rec", RANK_COLUMNS)
+            path = self._directory.samples / f"rank-{rank}.rec"
+            self._ranks[rank] = SampleWriter(path, RANK_COLUMNS)
+            self._before[rank] = frozenset(row["time_s"] or 0.0 for row in _newest_rows(path, RESENT_ROWS))
         return self._ranks[rank]
 
     def _append_gpu(self, place: int, row: tuple[float | None, ...]) -> None:
@@ -153,6 +168,14 @@ def recorded_ranks(directory: RunDirectory) -> Iterator[tuple[int, dict[str, flo
             yield rank, row
 
 
+def recorded_steps(directory: RunDirectory, attempt: int, after_s: float) -> list[wire.StepReport]:
+    """The newest steps of an attempt on rank 0, later than a time and oldest first; what is not recorded is zero."""
+    path = directory.samples / "rank-0.rec"
+    rows = _newest_rows(path, RESENT_ROWS) if path.exists() else []
+    wanted = [row for row in rows if row["attempt"] == attempt and (row["time_s"] or 0.0) > after_s]
+    return [_step(row) for row in wanted if row["step_time_s"] is not None]
+
+
 def recorded_gpus(directory: RunDirectory) -> Iterator[tuple[int, dict[str, float | None]]]:
     """The rows of every GPU with its place among them, GPU by GPU, oldest first."""
     for path in sorted(directory.samples.glob("gpu-*.rec"), key=lambda path: int(path.stem.removeprefix("gpu-"))):
@@ -163,6 +186,21 @@ def recorded_gpus(directory: RunDirectory) -> Iterator[tuple[int, dict[str, floa
 
 def _rows(path: Path) -> Iterator[dict[str, float | None]]:
     return read_rows(path) if path.exists() else iter(())
+
+
+def _newest_rows(path: Path, count: int) -> list[dict[str, float | None]]:
+    reader = SampleReader(path)
+    try:
+        return list(reader.rows(max(0, len(reader) - count), len(reader)))
+    finally:
+        reader.close()
+
+
+def _step(row: dict[str, float | None]) -> wire.StepReport:
+    """As it was sent, without the device's memory."""
+    fields: dict[str, Any] = {name: int(row[name] or 0) for name in (*RANK_COLUMNS[2:7], *RANK_COLUMNS[11:13])}
+    fields |= {name: row[name] for name in ("time_s", *RANK_COLUMNS[7:11])}
+    return wire.StepReport(rank=0, seq=0, **fields)
 
 
 def _rank_row(sample: wire.StepReport | wire.MemorySample, attempt: int) -> tuple[float | None, ...]:

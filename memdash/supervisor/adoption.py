@@ -11,6 +11,7 @@ import msgspec
 
 from memdash import wire
 from memdash.host.oom_evidence import OomBaseline, OomWatch
+from memdash.store.last_words import LastWords, read_last_words
 from memdash.store.process_record import ProcessRecord, boot_id, last_seen_s, read_process, write_process
 from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.ranks import RankProcess, end_orphans
@@ -30,6 +31,8 @@ class Found:
     """Where its output begins in output.log."""
     unseen: str = ""
     """When it ended, for the verdict."""
+    words: list[LastWords] = field(default_factory=list)
+    """What its ranks have left on disk."""
     story: list[tuple[wire.Level, str]] = field(default_factory=list)
     """For the journal."""
 
@@ -54,7 +57,11 @@ def find(directory: RunDirectory, state: wire.RunState) -> Found:
         return found
     if state.pid and (orphans := end_orphans(state.pid, directory.run_id)):
         found.story.append(("warning", f"what it had left behind was ended: {orphans} processes"))
+    found.words = list(read_last_words(directory, state.attempt))
+    found.ended_s = max([seen_s, *(words.written_s for words in found.words)])
     found.unseen = f"it ended between {_clock(seen_s)} and {_clock(time.time())}, when no supervisor lived"
+    if found.words:
+        found.unseen = f"it ended by itself at {_clock(found.ended_s)}, when no supervisor lived, and did not say how"
     if record is not None and record.kills_together:
         found.unseen += f" (one OOM kill in {record.kills_together} ends the supervisor, too)"
     return found

@@ -16,7 +16,9 @@ from memdash.host.exit_status import process_start
 from memdash.host.oom_evidence import OomBaseline, OomWatch
 from memdash.host.sampler import HostSampler
 from memdash.locations import socket_path
+from memdash.store.last_words import forget_last_words, read_last_words
 from memdash.store.process_record import ProcessRecord, boot_id, write_process
+from memdash.store.recorder import recorded_steps
 from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.adoption import Found, find
 from memdash.supervisor.events import LinkChanged, RankExited, RankStarted
@@ -133,7 +135,9 @@ class Attempts:
             "MEMDASH_SOCKET": str(socket_path(record.run_id)),
             "MEMDASH_RUN_ID": record.run_id,
             "MEMDASH_ATTEMPT": str(attempt),
+            "MEMDASH_RUN_DIR": str(self._directory.path),
         }
+        forget_last_words(self._directory)
         self._output.mark()
         argv = [*record.argv, *arguments]
         self._rank = RankProcess.start(argv, environment, record.cwd, self._output.descriptor)
@@ -170,7 +174,9 @@ class Attempts:
             write_process(self._directory, record)
 
     def _ended(self, rank: RankProcess) -> None:
-        """Take in the end of a process that was watched."""
+        """Take in the end of a process that was watched, and what it could not say in time."""
+        for words in read_last_words(self._directory, self._telemetry.state.attempt):
+            self._telemetry.take_in(words)
         exited = RankExited(
             time_s=time.time(),
             exit_code=rank.exit_code,
@@ -188,6 +194,10 @@ class Attempts:
     def _ended_unseen(self, found: Found) -> None:
         """Take in the end of a process that nobody watched."""
         self._output.mark(found.output_bytes)
+        for words in found.words:
+            self._telemetry.take_in(words)
+        heard_s = self._telemetry.heard_s(0)
+        self._telemetry.catch_up(recorded_steps(self._directory, self._telemetry.state.attempt, heard_s))
         self._conclude(
             RankExited(
                 time_s=found.ended_s,
@@ -212,6 +222,7 @@ class Attempts:
         if decision.why:  # before the end is told: whoever follows a run leaves then
             self._telemetry.journal("warning", "state", decision.why)
         self._telemetry.advance(exited)
+        forget_last_words(self._directory)
 
     def _sampler_of(self, pid: int) -> HostSampler:
         return HostSampler(pid, self._record.host_budget_bytes, reset_peaks=self._record.exact_peaks)

@@ -181,6 +181,10 @@ class _Supervisor:
 
     # ---- server.Owner ----
 
+    def heard_s(self, rank: int) -> float:
+        """A rank says again what came after that."""
+        return self._telemetry.heard_s(rank)
+
     def rank_joined(self, hello: wire.Hello) -> None:
         """A rank has connected, for the first time or again."""
         self._telemetry.advance(LinkChanged(linked=True, capabilities=hello.capabilities))

@@ -30,6 +30,9 @@ class Owner(Protocol):
     def attempt(self) -> int:
         """The launch that goes on now."""
 
+    def heard_s(self, rank: int) -> float:
+        """Time of the newest message of a rank that is known."""
+
     def rank_joined(self, hello: wire.Hello) -> None:
         """A rank has said hello."""
 
@@ -176,6 +179,7 @@ class Connection(asyncio.Protocol):
             run_id=self._owner.run_id,
             attempt=self._owner.attempt,
             pid=os.getpid(),
+            heard_s=self._owner.heard_s(hello.rank) if hello.role == "rank" else 0.0,
         )
         self.write(wire.encode(welcome))
         if hello.role == "rank":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from memdash import wire
 from memdash.causes import Cause, Causes
+from memdash.store.last_words import LastWords
 from memdash.store.recorder import Recorder
 from memdash.supervisor.fanout import Fanout
 from memdash.supervisor.history import History
@@ -31,6 +33,9 @@ class Telemetry:
         self._recorder = recorder
         self._journal_seq = journal_seq
         self._next_seq: dict[int, int] = {}
+        self._heard_s = dict(state.heard_s)
+        self._journaled = False
+        """Whether the journal tells of a rank's message that the saved state knows nothing of."""
         self._unsent = self._unsaved = False
         self._untold = False
         """Whether the state was changed by what no record of samples tells."""
@@ -40,8 +45,29 @@ class Telemetry:
 
     def receive(self, message: wire.Telemetry) -> None:
         """One message of a rank."""
+        if isinstance(message, wire.Hello | wire.Ack):
+            return
         if handler := self._HANDLERS.get(type(message)):
             handler(self, message)
+        self._heard_s[message.rank] = message.time_s
+        self._journaled |= not isinstance(message, wire.StepReport | wire.MemorySample | wire.PhaseChanged)
+
+    def heard_s(self, rank: int) -> float:
+        """Time of the newest message of a rank, by this supervisor or the ones before; 0 before the first."""
+        return self._heard_s.get(rank, 0.0)
+
+    def take_in(self, words: LastWords) -> None:
+        """What a rank has left on disk, as far as it was not heard."""
+        heard_s = self.heard_s(words.hello.rank)
+        for message in words.messages:
+            if not isinstance(message, wire.Hello | wire.Ack) and message.time_s > heard_s:
+                self.receive(message)
+
+    def catch_up(self, steps: Iterable[wire.StepReport]) -> None:
+        """Steps that are recorded, but came after the state was saved."""
+        for step in steps:
+            self.advance(step)
+            self._heard_s[step.rank] = step.time_s
 
     def advance(self, event: object) -> None:
         """Change the state; a new status is journaled, saved and shown at once."""
@@ -95,7 +121,7 @@ class Telemetry:
         if self._unsent and now_s - self._sent_s >= STATE_INTERVAL_S:
             self._unsent, self._sent_s = False, now_s
             self.fanout.send(self.state, sample=True)
-        if self._unsaved and now_s - self._saved_s >= STATE_SAVE_S:
+        if self._journaled or (self._unsaved and now_s - self._saved_s >= STATE_SAVE_S):
             self._save(now_s)
         if self._recorder.error != self._store_error:
             self._store_error = self._recorder.error
@@ -111,8 +137,9 @@ class Telemetry:
         self.fanout.send(self.state)
 
     def _save(self, now_s: float) -> None:
-        self._unsaved, self._saved_s = False, now_s
-        self._recorder.state(self.state)
+        self._unsaved = self._journaled = False
+        self._saved_s = now_s
+        self._recorder.state(msgspec.structs.replace(self.state, heard_s=self._heard_s))
         if self._untold:
             self._untold = False
             self._recorder.moment(now_s, self.state)
@@ -133,6 +160,8 @@ class Telemetry:
     def _sample(self, message: wire.StepReport | wire.MemorySample) -> None:
         self._count_gap(message.rank, message.seq)
         self.advance(message)
+        if self._recorder.has(message):  # the supervisor before has recorded it and died
+            return
         self._recorder.rank(message, self.state.attempt)
         row = msgspec.structs.asdict(message)
         if message.memory is not None:

@@ -1,7 +1,7 @@
 """A training process without torch: one step for every byte that comes through a FIFO, over the real agent.
 
 Bytes: `s` a step, `k` kill -9 itself, `x` raise, `o` report an OOM and go on, `O` run out of memory and end,
-`f` flood stdout, `e` end well. The end of the FIFO is waited out: the test may close and open it again.
+`f` flood stdout, `g` grow until somebody ends that, `e` end well. The end of the FIFO is waited out: the test may close and open it again.
 """
 
 from __future__ import annotations
@@ -142,6 +142,8 @@ class FakeRank:
         if order == b"f":
             sys.stdout.write(("x" * 1023 + "\n") * 1024 * self.args.flood_mib)
             sys.stdout.flush()
+        if order == b"g":
+            grow()
         if order == b"e":
             session.finish()
             return 0
@@ -151,6 +153,13 @@ class FakeRank:
         """A Stop has come."""
         self.session.finish("stopped", "stopped on request")
         return 10
+
+
+def grow() -> None:
+    """Take memory for ever, a little at a time."""
+    blocks = []
+    while True:
+        blocks.append(bytearray(b"x") * MIB)
 
 
 def command(fifo: Path, *options: str) -> list[str]:

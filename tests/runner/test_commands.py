@@ -45,6 +45,9 @@ class Listener:
         assert refused == {
             "DumpMemorySnapshot": "torch makes memory snapshots of CUDA devices only, not of the simulated device"
         }
+        self.welcome()
+
+    def welcome(self) -> None:
         welcome = wire.Welcome(protocol_version=wire.PROTOCOL_VERSION, run_id="r", attempt=0, pid=os.getpid())
         self._connection.sendall(wire.encode(welcome))
 
@@ -159,6 +162,7 @@ def test_last_words_of_a_run_that_cannot_start(toy_run: Make, home: Path) -> Non
     with subprocess.Popen(command_line(run_dir), env=environment, stderr=subprocess.DEVNULL) as process:
         listener._connection, _ = listener._server.accept()
         listener._connection.settimeout(WAIT_S)
+        listener.welcome()
         goodbye = listener.wait_for(wire.Goodbye)
         assert process.wait(WAIT_S) == ExitCode.USAGE
     listener.close()
