@@ -156,10 +156,12 @@ class OnFailureSection(Section, frozen=True, kw_only=True):
 
 
 class BudgetSection(Section, frozen=True, kw_only=True):
-    """What an attempt may use."""
+    """What an attempt, and its run, may use."""
 
     wall: str = ""
     """Time, such as `8h50m`, pauses left out: a full checkpoint is saved and the attempt stopped before it is over."""
+    disk: str = ""
+    """Size of the run's directory, such as `20GB`: older checkpoints go sooner, and a save that has no room is refused."""
 
 
 class RunConfig(Section, frozen=True, kw_only=True):

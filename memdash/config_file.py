@@ -172,7 +172,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
     def fail(key: str, value: object, why: str, hint: str = "") -> None:
         raise ConfigError(f"{where(key)}: `{key}` = {value!r}: {why}", hint=hint)
 
-    train, data, device, task = config.train, config.data, config.device, config.task
+    train, data, task = config.train, config.data, config.task
     positive = {
         "train.global_batch": train.global_batch,
         "train.learning_rate": train.learning_rate,
@@ -213,9 +213,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         fail(
             "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
         )
-    _check_capacity(device, fail)
-    if config.memory.host_budget:
-        _check_bytes("memory.host_budget", config.memory.host_budget, fail)
+    _check_sizes(config, fail)
     if config.budget.wall:
         _check_wall(config.budget.wall, fail)
     if task.name not in BUILT_IN_TASKS:
@@ -240,10 +238,17 @@ def _check_bytes(key: str, text: str, fail: Any) -> None:
             fail(key, text, "must be more than 0")
 
 
-def _check_capacity(device: DeviceSection, fail: Any) -> None:
-    if device.capacity:
-        _check_bytes("device.capacity", device.capacity, fail)
-    elif device.kind == "simulated":
+def _check_sizes(config: RunConfig, fail: Any) -> None:
+    device = config.device
+    sizes = {
+        "device.capacity": device.capacity,
+        "memory.host_budget": config.memory.host_budget,
+        "budget.disk": config.budget.disk,
+    }
+    for key, size in sizes.items():
+        if size:
+            _check_bytes(key, size, fail)
+    if device.kind == "simulated" and not device.capacity:
         fail("device.capacity", "", "a simulated device needs a capacity", 'such as capacity = "2GiB"')
 
 

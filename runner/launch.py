@@ -16,6 +16,7 @@ from memdash.errors import UsageError
 from memdash.units import format_bytes, format_count
 from runner.checkpoint import CheckpointStore
 from runner.device import Device, open_device
+from runner.disk_budget import DiskBudget
 from runner.evaluation import Evaluation
 from runner.growth import Growth
 from runner.loop import Loop
@@ -66,7 +67,8 @@ def prepare(spec: Spec, session: Session) -> Loop:
     if spec.micro_batch:
         step.ask(spec.micro_batch)
     evaluation = Evaluation(state, task, session)
-    saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts)
+    disk = DiskBudget(config.budget.disk, spec.run_dir, store, session) if config.budget.disk else None
+    saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts, disk)
     saving.check_disk()
     rollback = Rollback(state, session, spec.checkpoints_dir, facts["fingerprint"])
     Snapshots(spec.snapshots_dir, device, has_history=config.memory.record_history).offer(session)

@@ -17,6 +17,7 @@ from memdash.errors import CheckpointIncomplete, MemdashError
 from memdash.units import format_bytes, format_duration
 from memdash.wire import CheckpointKind
 from runner.checkpoint import DISK_MARGIN, CheckpointStore, Reason, Staging
+from runner.disk_budget import MANIFEST_BYTES, ROOM_FOR, DiskBudget, directory_bytes, expected_bytes
 from runner.evaluation import Evaluation
 from runner.oom import OutOfMemoryStop
 from runner.randomness import RngState
@@ -28,7 +29,6 @@ from runner.training_state import TrainingState, read_training
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 LOWER_IS_BETTER = ("loss", "perplexity")
 RETRY_S, MAX_RETRY_S = 60.0, 3600.0  # after a scheduled save has failed; doubled each time
-ROOM_FOR = 2  # full checkpoints: a new one is written before an old one is removed
 
 
 class Saving:
@@ -44,6 +44,7 @@ class Saving:
         task: Task,
         store: CheckpointStore,
         facts: dict[str, Any],
+        disk: DiskBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -54,6 +55,7 @@ class Saving:
         self._task = task
         self._store = store
         self._facts = facts
+        self._disk = disk
         self._clock = clock
         self._saved_s = self._trained_s()
         self._failures = 0
@@ -83,10 +85,15 @@ class Saving:
             with state.device.host():
                 self._task.save_files(state.model, staging.path)
             state.write(staging, kind, rng, facts | more, precision)
+            self._make_room(kind, directory_bytes(staging.path) + MANIFEST_BYTES, staging.path)
 
         with self._session.phase("saving"):
-            saved = self._store.save(kind, state.progress.step, reason, state.need_bytes(kind, precision), fill)
+            need_bytes = state.need_bytes(kind, precision)
+            self._make_room(kind, self._expected_bytes(kind, need_bytes))
+            saved = self._store.save(kind, state.progress.step, reason, need_bytes, fill)
         self._session.checkpoint_saved(kind, str(saved.path), saved.size_bytes, time.monotonic() - began_s, reason)
+        if self._disk:
+            self._disk.trust(saved)
         if kind == "full":
             self._saved_s, self._failures, self._retry_s = self._trained_s(), 0, None
             self._newest = saved
@@ -144,12 +151,28 @@ class Saving:
             self._session.notice(f"the last checkpoint could not be saved: {error}", level="error")
 
     def check_disk(self) -> None:
-        """Say at the start, not after hours, that the disk is too small."""
+        """Say at the start, not after hours, that the disk or its budget is too small. Raises UsageError."""
+        if self._disk:
+            precision = PRECISIONS[self._config.light_precision]
+            full_bytes = self._expected_bytes("full", self._state.need_bytes("full"))
+            light_bytes = self._expected_bytes("light", self._state.need_bytes("light", precision))
+            self._disk.at_start(self._config, full_bytes, light_bytes)
         need_bytes = round(self._state.need_bytes("full") * DISK_MARGIN)
         free_bytes = self._store.free_bytes()
         if free_bytes < ROOM_FOR * need_bytes:
             text = f"little room for checkpoints in {self._store.folder}: a full one needs {format_bytes(need_bytes)}"
             self._warn([f"{text}, {format_bytes(free_bytes)} are free"])
+
+    def _make_room(self, kind: CheckpointKind, need_bytes: int, staging: Path | None = None) -> None:
+        """Raises StoreError when the budget has none."""
+        if self._disk:
+            bests = self._bests()
+            best = next((path for path, value in bests.items() if value == self._best), None)
+            step = self._state.progress.step
+            self._disk.make_room(need_bytes, f"a {kind} checkpoint", step=step, best=best, staging=staging)
+
+    def _expected_bytes(self, kind: CheckpointKind, need_bytes: int) -> int:
+        return expected_bytes(need_bytes, [old for old in complete(self._store.folder) if old.kind == kind])
 
     def _try(self, kind: CheckpointKind, reason: Reason, **more: Any) -> bool:
         """Save; when that fails the older ones are untouched, and stopping would only lose more."""

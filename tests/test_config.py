@@ -67,6 +67,8 @@ MISTAKES = {
     "no capacity": ('[device]\nkind = "simulated"\n', "a simulated device needs a capacity", "2GiB"),
     "bad size": ('[device]\ncapacity = "lots"\n', "'lots' is not a size", ""),
     "bad budget": ('[memory]\nhost_budget = "0B"\n', "`memory.host_budget` = '0B': must be more than 0", ""),
+    "bad disk budget": ('[budget]\ndisk = "20 XB"\n', "`budget.disk` = '20 XB': '20 XB' is not a size", ""),
+    "no disk budget": ('[budget]\ndisk = "0GB"\n', "`budget.disk` = '0GB': must be more than 0", ""),
     "bad duration": ('[budget]\nwall = "9"\n', "`budget.wall` = '9': '9' is not a duration", ""),
     "not TOML": ("[train\n", "not valid TOML", ""),
     "dotted key": ('train.schedule = "steps"\n', "run.toml:1: `train.schedule` = 'steps'", ""),
