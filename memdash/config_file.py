@@ -18,7 +18,6 @@ from memdash.config import (
     SECTIONS,
     TEXT_FORMATS,
     DataSection,
-    DeviceSection,
     RunConfig,
     data_format,
     resolve_path,
