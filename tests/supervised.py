@@ -91,9 +91,10 @@ class SupervisedRun:
         state = self.directory.state()
         return state.status if state else ""
 
-    def wait_for_end(self) -> wire.RunState:
+    def wait_for_end(self, timeout_s: float = WAIT_S) -> wire.RunState:
         """Until the run has ended; its last state."""
-        wait_until(lambda: self.status() in wire.FINAL_STATUSES, f"the end of a run that is {self.status()}")
+        what = f"the end of a run that is {self.status()}"
+        wait_until(lambda: self.status() in wire.FINAL_STATUSES, what, timeout_s)
         state = self.directory.state()
         assert state is not None
         return state
