@@ -53,18 +53,23 @@ def test_others_are_named_only_where_there_are_some() -> None:
     assert others_text(wire.GpuReading(index=0, kind="exact", others_bytes=None)) == ""
 
 
-async def test_it_is_shown_at_80_and_at_120_columns() -> None:
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_it_is_shown_in_the_header(size: tuple[int, int]) -> None:
     client = FakeClient()
     app = dashboard_on(client)
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=size) as pilot:
         await told(app, pilot, client, *running(GPU))
-        assert "cuda:0  83% 61°C 312 W  2m00s" in app.screen.query_one(Header).text
-        await pilot.resize_terminal(120, 40)
-        await pilot.pause()
-        app.draw()
+        assert "cuda:0  83% 61°C 312 W  others 2.00 GiB  2m00s" in app.screen.query_one(Header).text
+
+
+async def test_where_there_is_room_it_is_beside_the_devices_memory() -> None:
+    client = FakeClient()
+    app = dashboard_on(client)
+    async with app.run_test(size=(140, 40)) as pilot:
+        await told(app, pilot, client, *running(GPU))
         assert "211 MiB  others 2.00 GiB" in app.screen.query_one(FiguresView).text
         await pilot.press("1")
-        await pilot.pause()
+        await told(app, pilot, client)
         assert any("capacity 512 MiB  others 2.00 GiB" in line for line in screen_text(app))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memdash import wire
 from memdash.tui.board import Board
-from memdash.tui.figures import elapsed_text, gpu_text, simulated
+from memdash.tui.figures import elapsed_text, gpu_text, others_text, simulated
 from memdash.tui.palette import BACKGROUND, DIM, FAINT, INFO, LOSS, STATUS_COLOURS, TEXT, WARNING
 from memdash.tui.widgets.words import Words, WordsView, apart, length
 from memdash.units import format_count
@@ -50,5 +50,6 @@ def _right(board: Board, state: wire.RunState, clock_s: float) -> Words:
         words.append((state.device, DIM))
         if (gpu := board.gpu()) and not board.is_over():
             words.append((f"  {gpu_text(gpu)}", WARNING if gpu.kind == "unavailable" else DIM))
+            words.append((f"  {others_text(gpu)}", DIM))
     words.append((f"  {elapsed_text(board, clock_s)}", TEXT))
     return tuple(word for word in words if word[0].strip())
