@@ -77,7 +77,7 @@ class Client:
                 return
             yield message
 
-    def send(self, command: wire.Command) -> None:
+    def send(self, command: wire.Command | wire.PlaybackCommand) -> None:
         """Ask for a command; its CommandResult comes among the messages."""
         self._writer.write(wire.encode(command))
 

@@ -510,6 +510,27 @@ COMMANDS: tuple[type[Message], ...] = (
     Stop,
 )
 
+
+class Seek(Message, frozen=True, kw_only=True):
+    """Go to another time of a recording."""
+
+    command_id: str
+    time_s: float
+
+
+class SetSpeed(Message, frozen=True, kw_only=True):
+    """Play a recording at another speed, or hold it."""
+
+    command_id: str
+    speed: float
+    """Recorded seconds that pass in one second."""
+    playing: bool = True
+
+
+PLAYBACK_SPEEDS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+PlaybackCommand = Seek | SetSpeed
+"""What only `memdash replay` obeys; a supervisor refuses it."""
+
 # ---- supervisor to dashboards ----------------------------------------------------------------------------------------
 
 
@@ -664,6 +685,27 @@ class SeriesHistory(Message, frozen=True, kw_only=True):
     last: list[float]
 
 
+class Mark(Value, frozen=True, kw_only=True):
+    """A moment of a recording that is worth a look."""
+
+    time_s: float
+    level: Level
+
+
+class Playback(Message, frozen=True, kw_only=True):
+    """Where in a recording the dashboard is; whoever gets this watches no live run."""
+
+    time_s: float
+    start_s: float
+    end_s: float
+    speed: float
+    """Recorded seconds that pass in one second."""
+    playing: bool
+    marks: list[Mark] = []
+    anew: bool = False
+    """Whether what was told before is void; all that was so far at `time_s` follows."""
+
+
 class Backfilled(Message, frozen=True, kw_only=True):
     """All history has been sent; what follows is live."""
 
@@ -714,10 +756,11 @@ FromSupervisor = (
     | SeriesHistory
     | Backfilled
     | CommandResult
+    | Playback
 )
 """What a dashboard may receive."""
 
-FromViewer = Hello | Command
+FromViewer = Hello | Command | PlaybackCommand
 """What a dashboard may send."""
 
 ToRank = Welcome | Refused | Command

@@ -5,6 +5,7 @@ Between two moments the state is the earlier one and the samples after it: so th
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from pathlib import Path
 
@@ -44,25 +45,30 @@ class Moments:
 
     def __init__(self, path: Path) -> None:
         """A damaged line is left out; without a file there is no moment."""
-        self._path = path
         self._places: list[tuple[float, int, int]] = []
-        if not path.exists():
-            return
+        self._file = open(path, "rb") if path.exists() else None
         start = 0
-        with open(path, "rb") as file:
-            for line in file:
-                try:
-                    self._places.append((_decoder.decode(line).time_s, start, len(line)))
-                except msgspec.MsgspecError:
-                    pass
-                start += len(line)
+        for line in self._file or ():
+            try:
+                self._places.append((_decoder.decode(line).time_s, start, len(line)))
+            except msgspec.MsgspecError:
+                pass
+            start += len(line)
+
+    @property
+    def times(self) -> list[float]:
+        """When they were, oldest first."""
+        return [time_s for time_s, _, _ in self._places]
 
     def at(self, time_s: float) -> Moment | None:
-        """The last one up to this time; None before the first. Raises OSError."""
+        """The last one up to this time; None before the first."""
         index = bisect_right(self._places, time_s, key=lambda place: place[0]) - 1
-        if index < 0:
+        if index < 0 or self._file is None:
             return None
         _, start, length = self._places[index]
-        with open(self._path, "rb") as file:
-            file.seek(start)
-            return _decoder.decode(file.read(length))
+        return _decoder.decode(os.pread(self._file.fileno(), length, start))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

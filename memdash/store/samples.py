@@ -103,9 +103,13 @@ class SampleReader:
         )
         return data[: len(data) - len(data) % self._row.size]
 
-    def after(self, time_s: float) -> int:
-        """The number of the first row later than this; the first column must be the time."""
-        return bisect_right(range(len(self)), time_s, key=lambda at: float(self._row.unpack(self.raw(at, at + 1))[0]))
+    def time_s(self, number: int) -> float:
+        """The first column of one row, which must be its time."""
+        return float(self._row.unpack(self.raw(number, number + 1))[0])
+
+    def up_to(self, time_s: float) -> int:
+        """How many rows are no later than this."""
+        return bisect_right(range(len(self)), time_s, key=self.time_s)
 
     def close(self) -> None:
         """Close the file."""

@@ -163,7 +163,9 @@ class Connection(asyncio.Protocol):
             self._owner.rank_said(wire.decode(wire.from_rank, frame))
         elif self._viewer is not None:
             message = wire.decode(wire.from_viewer, frame)
-            if not isinstance(message, wire.Hello):
+            if isinstance(message, wire.PlaybackCommand):
+                self.write(wire.encode(_no_recording(message)))
+            elif not isinstance(message, wire.Hello):
                 self._owner.viewer_asked(self._viewer, message)
         else:
             self._greet(wire.decode(wire.hello, frame))
@@ -209,6 +211,11 @@ class Connection(asyncio.Protocol):
     def _drop(self, reason: str) -> None:
         self._owner.intruded(reason)
         self._transport.close()
+
+
+def _no_recording(command: wire.PlaybackCommand) -> wire.CommandResult:
+    text = "this is the run itself, not a recording of it: memdash replay plays recordings"
+    return wire.CommandResult(command_id=command.command_id, command=type(command).__name__, ok=False, text=text)
 
 
 def _peer(transport: asyncio.Transport) -> tuple[int, int]:

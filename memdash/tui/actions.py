@@ -88,8 +88,17 @@ class Pending:
     text: str
 
 
-def refusal(action: Action, state: wire.RunState | None, *, linked: bool, pending: dict[str, Pending]) -> str:
+def refusal(
+    action: Action,
+    state: wire.RunState | None,
+    *,
+    linked: bool,
+    pending: dict[str, Pending],
+    recording: bool = False,
+) -> str:
     """Why an action cannot be asked for now, in words for a person; empty when it can."""
+    if recording:
+        return "this is a recording"
     if state is None:
         return "nothing is known about the run yet"
     if state.status in wire.FINAL_STATUSES:

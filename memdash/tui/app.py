@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from msgspec.structs import replace
 from textual import work
 from textual.binding import Binding
 from textual.theme import Theme
@@ -167,6 +168,22 @@ class Dashboard(ToastingApp[DashboardExit]):
         self.post_message(messages.CommandSent(command))
         self.draw()
 
+    def playback(self) -> wire.Playback | None:
+        """Where in a recording we are, with all that has been told."""
+        self._take_inbox()
+        return self.board.playback
+
+    def play(self, command: wire.PlaybackCommand) -> None:
+        """Pass on what only a recording obeys; it is shown at once, so that the next key goes on from there."""
+        if (playback := self.board.playback) is None:
+            return
+        self.link.send(command)
+        if isinstance(command, wire.Seek):
+            self.board.playback = replace(playback, time_s=command.time_s)
+        else:
+            self.board.playback = replace(playback, speed=command.speed, playing=command.playing)
+        self.draw()
+
     def leave(self) -> None:
         """Detach."""
         if self._run_is_over():
@@ -213,17 +230,24 @@ class Dashboard(ToastingApp[DashboardExit]):
 
     def _take_inbox(self) -> None:
         inbox = self.link.inbox
+        anew = False
         while inbox:
             message = inbox.popleft()
+            if isinstance(message, wire.Playback) and message.anew:
+                self.board, anew = self.board.fresh(), True
             self.board.take(message)
             if isinstance(message, wire.OomReport) and message.next_micro_batch is not None:
                 self.withdraw("device memory")  # what was warned of has come, and has been dealt with
             if isinstance(message, wire.CommandResult):
                 self.post_message(messages.CommandAnswered(message))
         self._notice_changes()
+        if anew:
+            self.draw()
 
     def _notice_changes(self) -> None:
         for where, level, text in self.board.alarms():
+            if self.board.playback is not None:
+                continue  # nothing can be done about it any more
             self.post_message(messages.DangerEntered(where, level, text))
         state = self.board.state
         if state is not None and state.status != self._status:
@@ -237,7 +261,7 @@ class Dashboard(ToastingApp[DashboardExit]):
         return self.board.is_over()
 
 
-def run_dashboard(run_id: str, connect: Callable[[], Awaitable[Client]] | None = None) -> DashboardExit:
+def run_dashboard(run_id: str, connect: Callable[[], Awaitable[ClientLike]] | None = None) -> DashboardExit:
     """Show a run until someone leaves.
 
     Raises UsageError on a terminal that cannot, LinkError when nobody answers, MemdashError when the dashboard broke.

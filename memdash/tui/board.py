@@ -25,6 +25,8 @@ class Board:
         self.peaks: dict[int, int] = {}
         """Highest peak recorded for each micro-batch since we came."""
         self.last_checkpoint: wire.CheckpointSaved | None = None
+        self.playback: wire.Playback | None = None
+        """Where in a recording we are; None for a live run."""
         self.pending: dict[str, Pending] = {}
         self.dangers = {"host": Danger.NONE, "device": Danger.NONE}
         self._recovering: dict[int, bool] = {}
@@ -37,6 +39,12 @@ class Board:
         fresh = Board()
         self.series, self._journal, self.output = fresh.series, fresh._journal, fresh.output
         self.journal_version += 1
+
+    def fresh(self) -> Board:
+        """One that knows nothing, and that no widget takes for this one."""
+        board = Board()
+        board.journal_version = self.journal_version + 1
+        return board
 
     def take(self, message: wire.FromSupervisor) -> None:
         """Take in one message."""
@@ -57,6 +65,8 @@ class Board:
                 self._take_entry(message)
             case wire.OutputChunk():
                 self.output.feed(message.text, message.skipped_bytes)
+            case wire.Playback():
+                self.playback = message
             case wire.CommandResult(command_id=command_id):
                 self.pending.pop(command_id, None)
 
@@ -88,7 +98,9 @@ class Board:
         return self.state is not None and self.state.status in wire.FINAL_STATUSES
 
     def now_s(self, clock_s: float) -> float:
-        """The time up to which the run is shown: it stops when the run ends."""
+        """The time up to which the run is shown: it stops when the run ends, and a recording has its own."""
+        if self.playback is not None:
+            return self.playback.time_s
         ended_s = self.state.ended_s if self.state and self.is_over() else None
         return clock_s if ended_s is None else ended_s
 

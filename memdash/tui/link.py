@@ -23,13 +23,13 @@ YIELD_EVERY = 200  # a full socket is read without ever waiting, and the screen 
 
 
 class ClientLike(Protocol):
-    """What a dashboard needs of a connection; memdash.client.Client is one."""
+    """What a dashboard needs of a connection; memdash.client.Client is one, and the player of a recording."""
 
     def messages(self) -> AsyncIterator[wire.FromSupervisor]:
         """Every message until the connection closes."""
         ...
 
-    def send(self, command: wire.Command) -> None:
+    def send(self, command: wire.Command | wire.PlaybackCommand) -> None:
         """Ask for a command."""
         ...
 
@@ -61,7 +61,7 @@ class Link:
         """Whether commands can be sent."""
         return self._client is not None
 
-    def send(self, command: wire.Command) -> None:
+    def send(self, command: wire.Command | wire.PlaybackCommand) -> None:
         """Ask for a command. Raises LinkError when there is no connection."""
         if self._client is None:
             raise LinkError("the supervisor is not connected", hint="the dashboard keeps trying")

@@ -82,8 +82,7 @@ class Track:
             return
         self._whole.add(time_s, value)
         _put(self._fine, time_s, BASE_BUCKET_S, Bucket(value, value, value))
-        if len(self._fine) > 2 * FINE_BUCKETS:
-            self._fine = dict(sorted(self._fine.items())[-FINE_BUCKETS:])
+        self._forget_fine()
         if self._width_s:
             _put(self._columns, time_s, self._width_s, Bucket(value, value, value))
         self.maximum = value if self.maximum is None else max(self.maximum, value)
@@ -92,6 +91,8 @@ class Track:
         """Take in what was recorded before we came."""
         self._whole.merge(history.bucket_s, history.buckets, history.minimum, history.maximum, history.last)
         self._width_s = 0.0
+        if history.bucket_s == BASE_BUCKET_S:
+            self._merge_fine(history)
         self.maximum = max((*history.maximum, *([] if self.maximum is None else [self.maximum])), default=None)
 
     def columns(self, window: Window) -> list[Bucket | None]:
@@ -99,6 +100,20 @@ class Track:
         if window.width_s != self._width_s or len(self._columns) > 4 * window.count:
             self._rebuild(window)
         return [self._columns.get(window.start + index) for index in range(window.count)]
+
+    def _merge_fine(self, history: wire.SeriesHistory) -> None:
+        """What a long series will soon have in wide buckets only."""
+        fine = self._fine
+        for index, *figures in zip(history.buckets, history.minimum, history.maximum, history.last, strict=True):
+            if index in fine:
+                fine[index].add(*figures)
+            else:
+                fine[index] = Bucket(*figures)
+        self._forget_fine()
+
+    def _forget_fine(self) -> None:
+        if len(self._fine) > 2 * FINE_BUCKETS:
+            self._fine = dict(sorted(self._fine.items())[-FINE_BUCKETS:])
 
     def _rebuild(self, window: Window) -> None:
         """The whole series at another width; where its buckets have grown too wide, the fine ones stand in."""

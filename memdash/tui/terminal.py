@@ -18,17 +18,17 @@ _HINT = "add --headless for plain lines"
 _GRACE_S = 2.0  # to leave the alternate screen, if the terminal still takes it
 
 
-def check_terminal() -> None:
-    """Raises UsageError where a dashboard would spin, print garbage, or never see a key."""
+def check_terminal(hint: str = _HINT) -> None:
+    """Raises UsageError, with what to do instead, where a dashboard would spin, print garbage, or never see a key."""
     if not (os.isatty(0) and os.isatty(2)):
-        raise UsageError("the dashboard needs a terminal on standard input and standard error", hint=_HINT)
+        raise UsageError("the dashboard needs a terminal on standard input and standard error", hint=hint)
     if os.environ.get("TERM", "") in ("", "dumb", "unknown"):
-        raise UsageError(f"the terminal is TERM={os.environ.get('TERM', '')!r}, which cannot place text", hint=_HINT)
+        raise UsageError(f"the terminal is TERM={os.environ.get('TERM', '')!r}, which cannot place text", hint=hint)
     encoding = (getattr(sys.__stderr__, "encoding", None) or "ascii").lower().replace("-", "")
     if encoding not in ("utf8", "utf_8"):
         raise UsageError(
             f"the terminal's encoding is {encoding}, and the plots need UTF-8",
-            hint=f"set LANG=C.UTF-8, or {_HINT}",
+            hint=f"set LANG=C.UTF-8, or {hint}",
         )
 
 

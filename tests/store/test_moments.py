@@ -27,13 +27,17 @@ def write(path, *numbers):
 
 
 def step_at(path, time_s):
-    moment = Moments(path).at(time_s)
+    moments = Moments(path)
+    moment = moments.at(time_s)
+    moments.close()
     return moment and moment.state.step
 
 
 def test_the_last_one_up_to_a_time(path):
     assert [step_at(path, time_s) for time_s in (9.9, 10.0, 19.0, 25.0, 99.0)] == [None, 1, 1, 2, 3]
-    assert Moments(path).at(10.0) == Moment(10.0, state(1))
+    moments = Moments(path)
+    assert moments.at(10.0) == Moment(10.0, state(1))
+    moments.close()
 
 
 def test_no_file(tmp_path):

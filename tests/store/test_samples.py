@@ -73,7 +73,7 @@ def test_rows_by_number_and_by_time_while_it_is_written(tmp_path):
         writer.append((time_s, None if time_s == 2.0 else 7))
     reader = SampleReader(path)
     assert len(reader) == 4
-    assert [reader.after(time_s) for time_s in (0.5, 1.0, 1.5, 2.0, 3.4, 3.5, 9.0)] == [0, 1, 1, 3, 3, 4, 4]
+    assert [reader.up_to(time_s) for time_s in (0.5, 1.0, 1.5, 2.0, 3.4, 3.5, 9.0)] == [0, 1, 1, 3, 3, 4, 4]
     assert list(reader.rows(1, 9)) == [
         {"time_s": 2.0, "bytes": None},
         {"time_s": 2.0, "bytes": None},
@@ -84,7 +84,7 @@ def test_rows_by_number_and_by_time_while_it_is_written(tmp_path):
     assert columns["bytes"][0] == 7
     assert math.isnan(columns["bytes"][1])
     writer.append((4.0, 8))
-    assert (len(reader), reader.after(3.9)) == (5, 4)
+    assert (len(reader), reader.up_to(3.9)) == (5, 4)
     writer.close()
     with open(path, "ab") as file:
         file.write(b"torn")

@@ -27,6 +27,16 @@ _OTHER_KEYS = (
     ("tab", "Focus the journal or the output, to scroll with the arrow and page keys."),
     ("?", "This page; escape leaves it."),
 )
+_PLAYBACK_KEYS = (
+    ("space", "Hold, or play on; at the end: from the beginning."),
+    ("← →", "Ten seconds back or on; with shift a minute, of a long recording one per cent. Or click on the bar."),
+    ("home end", "The beginning, the end."),
+    (
+        "< > [ ]",
+        "Slower, faster: from the time it took to a thousand times that. Where nothing was recorded is left out.",
+    ),
+    ("n N", "The next warning or error of the journal, the one before: the ! and ✗ on the bar."),
+)
 _COLOURS = (
     (WORKING_SET, "host working set: what counts against the capacity, page cache that can be given back left out"),
     (PROCESS_TREE, "the training process and its children; on the device: reserved by the allocator"),
@@ -67,6 +77,7 @@ def help_lines() -> list[TextLine]:
     ]
     return [
         *_section("Keys", [(key, INFO, text) for key, text in (*keys, *_OTHER_KEYS)]),
+        *_section("Keys of a recording, in memdash replay", [(key, INFO, text) for key, text in _PLAYBACK_KEYS]),
         *_section("Headroom", [(where, INFO, text) for where, text in headroom]),
         *_section("Colours", [("━━━━", colour, text) for colour, text in _COLOURS]),
         *_section("Exit codes of `memdash run --headless`", [(str(code), INFO, text) for code, text in exit_codes()]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from textual import on
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
@@ -14,6 +15,7 @@ from memdash.client import new_command_id
 from memdash.errors import PlanError
 from memdash.tui.actions import ACTIONS, Action, ActionName, refusal, simple_command
 from memdash.tui.figures import simulated
+from memdash.tui.playback import next_mark, next_speed, step_s, within
 from memdash.tui.screens.help import HelpScreen
 from memdash.tui.screens.ledger import LedgerScreen
 from memdash.tui.screens.split import SplitScreen
@@ -27,6 +29,7 @@ from memdash.tui.widgets.key_bar import LONG_LABELS_FROM_WIDTH, KeyBar
 from memdash.tui.widgets.output import OutputPane
 from memdash.tui.widgets.plots_view import SPANS, PlotsView
 from memdash.tui.widgets.progress import ProgressLine
+from memdash.tui.widgets.scrubber import Scrubber
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -52,6 +55,17 @@ class MainScreen(Screen[None]):
         Binding("w", "span", "time shown", show=False),
         Binding("z", "zoom", "zoom memory", show=False),
         Binding("escape", "view(0)", "everything", show=False),
+        Binding("space", "play", "play or hold", show=False),
+        Binding("left", "seek(-1, False)", "back", show=False),
+        Binding("right", "seek(1, False)", "on", show=False),
+        Binding("shift+left", "seek(-1, True)", "far back", show=False),
+        Binding("shift+right", "seek(1, True)", "far on", show=False),
+        Binding("home", "seek_end(-1)", "beginning", show=False),
+        Binding("end", "seek_end(1)", "end", show=False),
+        Binding("less_than_sign,left_square_bracket", "speed(-1)", "slower", show=False),
+        Binding("greater_than_sign,right_square_bracket", "speed(1)", "faster", show=False),
+        Binding("n", "mark(1)", "next warning", show=False),
+        Binding("N", "mark(-1)", "warning before", show=False),
     ]
 
     def __init__(self) -> None:
@@ -75,6 +89,7 @@ class MainScreen(Screen[None]):
         with Container(id="texts"):
             yield JournalPane()
             yield OutputPane()
+        yield Scrubber()
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -101,12 +116,14 @@ class MainScreen(Screen[None]):
         for pane in (self.query_one(JournalPane), self.query_one(OutputPane)):
             if pane.size.height:
                 pane.draw(board)
+        self.set_class(board.playback is not None, "-recording")
+        self.query_one(Scrubber).draw(board.playback)
         self.query_one(KeyBar).draw(board, connected=connected, view=VIEWS[self.view], span=SPANS[plots.span][0])
 
     def action_ask(self, name: ActionName) -> None:
         """One of the keys that ask the run for something; a refusal says why."""
         action, app = _BY_NAME[name], self.dashboard
-        if reason := refusal(action, app.board.state, linked=app.link.connected, pending=app.board.pending):
+        if reason := self._refusal(action):
             app.notify(reason, title=f"{action.key}: {action.label}", severity="warning", markup=False)
         elif name == "split":
             self._ask_split()
@@ -138,6 +155,46 @@ class MainScreen(Screen[None]):
         plots.zoomed = not plots.zoomed
         self.draw()
 
+    def action_play(self) -> None:
+        """A recording: hold it, or go on."""
+        if playback := self.dashboard.playback():
+            self._set_speed(playback.speed, playing=not playback.playing)
+
+    def action_speed(self, direction: int) -> None:
+        """A recording: faster or slower."""
+        if playback := self.dashboard.playback():
+            self._set_speed(next_speed(playback, direction), playing=playback.playing)
+
+    def action_seek(self, direction: int, large: bool) -> None:
+        """A recording: on or back."""
+        if playback := self.dashboard.playback():
+            self._seek(playback.time_s + direction * step_s(playback, large=large))
+
+    def action_seek_end(self, direction: int) -> None:
+        """A recording: its beginning or its end."""
+        if playback := self.dashboard.playback():
+            self._seek(playback.start_s if direction < 0 else playback.end_s)
+
+    def action_mark(self, direction: int) -> None:
+        """A recording: the next warning or error of the journal."""
+        if playback := self.dashboard.playback():
+            if mark := next_mark(playback, direction):
+                self._seek(mark.time_s)
+            else:
+                self.app.notify(f"no warning or error {'after' if direction > 0 else 'before'} this", markup=False)
+
+    @on(Scrubber.Clicked)
+    def scrubber_clicked(self, message: Scrubber.Clicked) -> None:
+        """A recording: there."""
+        self._seek(message.time_s)
+
+    def _seek(self, time_s: float) -> None:
+        if playback := self.dashboard.playback():
+            self.dashboard.play(wire.Seek(command_id=new_command_id(), time_s=within(playback, time_s)))
+
+    def _set_speed(self, speed: float, *, playing: bool) -> None:
+        self.dashboard.play(wire.SetSpeed(command_id=new_command_id(), speed=speed, playing=playing))
+
     def action_help(self) -> None:
         """The help screen."""
         self.app.push_screen(HelpScreen())
@@ -149,6 +206,12 @@ class MainScreen(Screen[None]):
     def action_leave(self) -> None:
         """Leave; the run goes on."""
         self.dashboard.leave()
+
+    def _refusal(self, action: Action) -> str:
+        board = self.dashboard.board
+        recording = board.playback is not None
+        linked = self.dashboard.link.connected
+        return refusal(action, board.state, linked=linked, pending=board.pending, recording=recording)
 
     def _ask_split(self) -> None:
         board = self.dashboard.board
@@ -178,7 +241,7 @@ class MainScreen(Screen[None]):
     def _still(self, action: Action, command: wire.Command) -> None:
         """Send, unless the run has moved on while the dialog was open."""
         app = self.dashboard
-        if reason := refusal(action, app.board.state, linked=app.link.connected, pending=app.board.pending):
+        if reason := self._refusal(action):
             app.notify(reason, title=f"{action.key}: {action.label}", severity="warning", markup=False)
         else:
             app.send(command)

@@ -25,7 +25,7 @@ def glance_words(board: Board, width: int) -> Words:
         return ((cut("connecting ...", width), DIM),)
     worst, where = _worst(board)
     percent = (format_percent(worst), f"bold {DANGER_COLOURS[board.dangers[where]] if where else DIM}")
-    status = (f"  ● {state.status}", f"bold {STATUS_COLOURS[state.status]}")
+    status = (f"  {'●' if board.playback is None else 'replay'} {state.status}", f"bold {STATUS_COLOURS[state.status]}")
     step, steps = (f" {state.step:,}", TEXT), (f"/{state.total_steps:,}", DIM)
     name = "sim dev" if where == "device" and simulated(board.device()) else where
     forms: tuple[Words, ...] = (

@@ -18,7 +18,8 @@ class Header(WordsView):
         width = self.size.width
         state = board.state
         if state is None:
-            self.show((("memdash ", f"bold {INFO}"), ("connecting to the supervisor ...", DIM)))
+            doing = "connecting to the supervisor ..." if board.playback is None else "reading the record ..."
+            self.show((("memdash ", f"bold {INFO}"), (doing, DIM)))
             return
         left = _left(board, state, connected)
         right = _right(board, state, clock_s)
@@ -36,7 +37,8 @@ def _left(board: Board, state: wire.RunState, connected: bool) -> Words:
     if not doing and state.status in ("running", "starting") and state.phase not in ("training", state.status):
         doing = f"  {state.phase}…"
     attempt = f"  attempt {state.attempt}" if state.attempt else ""
-    return ((f"{name}  ", f"bold {TEXT}"), status, (attempt, DIM), (doing, f"bold {LOSS}"))
+    replay: Words = ((" REPLAY ", f"bold {BACKGROUND} on {INFO}"), ("  ", "")) if board.playback else ()
+    return ((f"{name}  ", f"bold {TEXT}"), *replay, status, (attempt, DIM), (doing, f"bold {LOSS}"))
 
 
 def _right(board: Board, state: wire.RunState, clock_s: float) -> Words:

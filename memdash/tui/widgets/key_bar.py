@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widgets import Static
 
-from memdash.tui.actions import ACTIONS, label, refusal
+from memdash.tui.actions import ACTIONS, Action, label, refusal
 from memdash.tui.board import Board
 from memdash.tui.palette import DIM, INFO, RULE
 
 GAP = 2
 LONG_LABELS_FROM_WIDTH, ZOOM_FROM_WIDTH = 110, 128
-DROPPED_FIRST = ("1-4", "m", "e", "P", "c", "C", "b", "p", "s", "0")
+DROPPED_FIRST = ("1-4", "m", "e", "P", "c", "C", "b", "p", "s", "0", "n", "<>", "←→")
 """Where there is no room; the way out and the help stay, and the help has them all."""
 
 
@@ -56,18 +56,25 @@ class KeyBar(Static):
                 action.key,
                 label(action, board.state) if wide or action.name == "pause" else action.short,
                 f"screen.ask('{action.name}')",
-                not refusal(action, board.state, linked=connected, pending=board.pending),
+                not self._refused(action, board, connected),
             )
             for action in ACTIONS
         )
         views = _Key("1-4", "views", "screen.next_view") if view == "all" else _Key("0", "all", "screen.view(0)")
-        others = (_Key("q", "leave" if board.is_over() else "detach", "screen.leave"), _Key("?", "help", "screen.help"))
+        others = (
+            _Key("q", "leave" if board.is_over() or board.playback else "detach", "screen.leave"),
+            _Key("?", "help", "screen.help"),
+        )
         extra = f"1-4 {view}  w {span}{'  z zoom' if self.size.width >= ZOOM_FROM_WIDTH else ''}" if wide else ""
-        keys = (*self._keys, *others) if wide else (*self._keys, views, *others)
+        keys = (*_playback_keys(board), *self._keys, *(() if wide else (views,)), *others)
         shown = (fitting(keys, self.size.width - len(extra) + GAP), extra)
         if shown != self._shown:
             self._shown = shown
             self.update(self._content(*shown), layout=False)
+
+    def _refused(self, action: Action, board: Board, connected: bool) -> bool:
+        recording = board.playback is not None
+        return bool(refusal(action, board.state, linked=connected, pending=board.pending, recording=recording))
 
     def _content(self, keys: tuple[_Key, ...], extra: str) -> Content:
         parts: list[Content | tuple[str, str]] = []
@@ -82,6 +89,18 @@ class KeyBar(Static):
         parts.append((" " * max(0, self.size.width - used - len(extra)), ""))
         parts.append((extra, DIM))
         return Content.assemble(*parts)
+
+
+def _playback_keys(board: Board) -> tuple[_Key, ...]:
+    """Of a recording."""
+    if board.playback is None:
+        return ()
+    return (
+        _Key("space", "hold" if board.playback.playing else "play", "screen.play"),
+        _Key("←→", "10 s", "screen.seek(1, False)"),
+        _Key("<>", "speed", "screen.speed(1)"),
+        _Key("n", "next !", "screen.mark(1)"),
+    )
 
 
 def fitting(keys: tuple[_Key, ...], width: int) -> tuple[_Key, ...]:

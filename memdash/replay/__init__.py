@@ -1,0 +1,1 @@
+"""Plays a recorded run to a dashboard, in the dashboard's own process: no socket, no supervisor."""
