@@ -115,8 +115,8 @@ def _fragmentation(first: DeviceMemory, last: DeviceMemory, steps: int) -> Cause
         return None
     wasted = last.peak_reserved_bytes - last.peak_allocated_bytes
     retries = last.num_alloc_retries - first.num_alloc_retries
-    if retries <= 0 or wasted < WASTED * last.capacity_bytes:
-        return None
+    if retries <= 0 or wasted < WASTED * last.capacity_bytes or last.num_ooms > first.num_ooms:
+        return None  # or a step that was too large has emptied the cache
     times = "once" if retries == 1 else f"{retries} times"
     return Cause(
         "fragmentation",

@@ -155,6 +155,21 @@ class OnFailureSection(Section, frozen=True, kw_only=True):
     """Further attempts in all, from the last full checkpoint; with half the micro-batch where memory was the killer."""
 
 
+class GuardSection(Section, frozen=True, kw_only=True):
+    """What is done about a forecast."""
+
+    mode: Literal["advise", "protect"] = "advise"
+    """`advise` shows and journals it. `protect` acts: a step that will not fit is cut smaller, and what is named below."""
+    on_warning: Literal["notify", "light", "full", "pause", "stop"] = "full"
+    """When memory fills up and may be full within minutes: a light or full checkpoint, a pause, a stop that saves."""
+    on_critical: Literal["notify", "light", "full", "pause", "stop"] = "stop"
+    """When hardly more time is left than a checkpoint takes; `stop` saves a full one first."""
+    cooldown: str = "10m"
+    """Not the same deed again within this time."""
+    dry_run: bool = False
+    """Only write into the journal what `protect` would do."""
+
+
 class BudgetSection(Section, frozen=True, kw_only=True):
     """What an attempt, and its run, may use."""
 
@@ -177,6 +192,7 @@ class RunConfig(Section, frozen=True, kw_only=True):
     checkpoint: CheckpointSection = CheckpointSection()
     on_failure: OnFailureSection = OnFailureSection()
     budget: BudgetSection = BudgetSection()
+    guard: GuardSection = GuardSection()
 
     @property
     def micro_batch(self) -> int:
@@ -261,6 +277,7 @@ SECTIONS: dict[str, type[Section]] = {
         CheckpointSection,
         OnFailureSection,
         BudgetSection,
+        GuardSection,
     )
 }
 

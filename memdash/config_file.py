@@ -214,7 +214,8 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         )
     _check_sizes(config, fail)
     if config.budget.wall:
-        _check_wall(config.budget.wall, fail)
+        _check_duration("budget.wall", config.budget.wall, fail)
+    _check_duration("guard.cooldown", config.guard.cooldown, fail)
     if task.name not in BUILT_IN_TASKS:
         if ":" not in task.name:
             near = difflib.get_close_matches(task.name, BUILT_IN_TASKS, n=1, cutoff=0.3)
@@ -251,11 +252,11 @@ def _check_sizes(config: RunConfig, fail: Any) -> None:
         fail("device.capacity", "", "a simulated device needs a capacity", 'such as capacity = "2GiB"')
 
 
-def _check_wall(wall: str, fail: Any) -> None:
+def _check_duration(key: str, text: str, fail: Any) -> None:
     try:
-        parse_duration(wall)
+        parse_duration(text)
     except ValueError as error:
-        fail("budget.wall", wall, str(error))
+        fail(key, text, str(error))
 
 
 def _check_own_task(name: str, base: Path | None, fail: Any) -> None:

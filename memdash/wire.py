@@ -587,6 +587,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """The last evaluation."""
     memory: DeviceMemory | None = None
     host: HostMemory | None = None
+    forecast: Forecast | None = None
+    """Made about once a second."""
     gpus: list[GpuReading] = []
     gpus_reason: str = ""
     """Why there is none, in words for a person."""

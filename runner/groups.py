@@ -18,5 +18,9 @@ class Groups:
     def at(self, epoch: int, position: int) -> list[int]:
         """The next group after `position` committed examples of `epoch`; the last of an epoch may be short."""
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, permutation(self.num_examples, self._seed, "order", epoch)
+            self._epoch, self._order = epoch, self.order(epoch)
         return self._order[position : position + self._global_batch]
+
+    def order(self, epoch: int) -> list[int]:
+        """All examples of an epoch."""
+        return permutation(self.num_examples, self._seed, "order", epoch)

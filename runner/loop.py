@@ -11,6 +11,7 @@ from memdash.config import RunConfig
 from memdash.units import format_bytes
 from runner.evaluation import Evaluation
 from runner.groups import Groups
+from runner.lookahead import Lookahead
 from runner.oom import OutOfMemoryStop
 from runner.optimizer import Plan
 from runner.release import Release
@@ -46,8 +47,10 @@ class Loop:
         self.saving = saving
         self._rollback = rollback
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed)
+        self._lookahead = Lookahead(session, self._groups, plan, step.lengths)
         self._said_s = 0.0
         session.on(wire.SetBatchSplit, self._on_set_batch_split)
+        session.on(wire.CapStep, self._on_cap_step)
         session.on(wire.SaveCheckpoint, self._on_save_checkpoint)
         session.on(wire.EmptyCache, self._on_empty_cache)
         if state.device.can_release:
@@ -61,6 +64,7 @@ class Loop:
         try:
             if self._evaluation_is_due() and not self._between_steps():  # it was stopped before it, or in it
                 return "stopped"
+            self._lookahead.tell(self._state.progress)
             while self._state.progress.step < self._plan.total_steps:
                 if not self._next():
                     return "stopped"
@@ -79,6 +83,7 @@ class Loop:
             return self._one_step() and self._between_steps()
         except OutOfMemoryStop as stop:
             self._rollback.go_back(stop)
+            self._lookahead.tell(self._state.progress, again=True)
         return self._session.obey()
 
     def _one_step(self) -> bool:
@@ -98,7 +103,7 @@ class Loop:
         if progress.position >= self._plan.num_examples:
             progress.epoch, progress.position = epoch + 1, 0
         self._say_step(result, epoch, step_time_s)
-        return self._session.end_step(
+        goes_on = self._session.end_step(
             loss=result.loss,
             step_time_s=step_time_s,
             examples_seen=progress.examples_seen,
@@ -110,6 +115,8 @@ class Loop:
             num_items=result.num_items,
             longest=result.longest,
         )
+        self._lookahead.tell(progress, again=self._step.was_cut)
+        return goes_on
 
     def _between_steps(self) -> bool:
         """What the schedule wants after this step; False when a Stop came in an evaluation."""
@@ -139,6 +146,10 @@ class Loop:
     def _on_set_batch_split(self, command: wire.SetBatchSplit) -> str:
         self._step.ask(command.micro_batch)
         return str(self._step.split)
+
+    def _on_cap_step(self, command: wire.CapStep) -> str:
+        self._step.cap(command.step, command.micro_batch)
+        return f"step {command.step} will be cut to micro-batch {command.micro_batch}"
 
     def _on_save_checkpoint(self, command: wire.SaveCheckpoint) -> str:
         if command.reason == "signal" and (saved := self.saving.saved_now):

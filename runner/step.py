@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from memdash.agent.session import Session
 from memdash.batching import BatchSplit, next_smaller, slices
+from memdash.errors import UsageError
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
@@ -57,6 +58,8 @@ class GroupStep:
         self._at = (0, 0)  # the slice in flight, to name the example that does not fit
         self._longest = 0
         self._recovered = False  # whether the group in flight ran out of memory
+        self._caps: dict[int, int] = {}
+        self._capped = False
         self._try = (0, "")  # the size before a larger one that is being tried, and why it is
         self._thrashing = Thrashing()
 
@@ -64,6 +67,25 @@ class GroupStep:
         """Cut the groups to come as a person wants it; what memory taught about other sizes is forgotten."""
         self.split = self.split.with_micro_batch(micro_batch)
         self.growth = Growth.start(self.split.group, micro_batch, self.growth.after)
+
+    def cap(self, step: int, micro_batch: int) -> None:
+        """Cut that step, when it comes, no larger than this. Raises UsageError when it is done already."""
+        done = self._state.progress.step
+        if step <= done:
+            raise UsageError(f"step {step} is done already; the run is at step {done}")
+        if micro_batch < 1:
+            raise UsageError(f"a micro-batch of {micro_batch} is none")
+        self._caps[step] = micro_batch
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Of every training example."""
+        return self._task.train_lengths
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the last group was trained in smaller slices than it was to be."""
+        return self._capped or self._recovered
 
     def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
         """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
@@ -89,6 +111,12 @@ class GroupStep:
 
     def _choose(self, count: int) -> None:
         """The size for a group of `count` examples; the short one at the end of an epoch would prove nothing."""
+        step = self._state.progress.step + 1
+        cap = self._caps.pop(step, self.split.group)
+        self._capped = cap < min(count, self.split.micro_batch)
+        if self._capped:
+            self._resplit(cap, f"step {step} was forecast not to fit")
+            return
         if count != self.split.group:
             return
         size = self.growth.choose(self._longest)

@@ -64,6 +64,7 @@ DEVICE = {
     ),
     "a cache that was never flushed": ({"peak_reserved_bytes": 15 * GIB}, ""),
     "flushed, but nothing wasted": ({"num_alloc_retries": 1}, ""),
+    "a step that was too large": ({"peak_reserved_bytes": 9 * GIB, "num_alloc_retries": 2, "num_ooms": 1}, ""),
     "a neighbour": ({"free_bytes": 6 * GIB}, "cuda:0: others than torch took 2.00 GiB of the device within 10s"),
     "torch itself": ({"free_bytes": 6 * GIB, "reserved_bytes": 9 * GIB}, ""),
     "a simulated device has no neighbours": ({"kind": "simulated", "free_bytes": 2 * GIB}, ""),

@@ -25,10 +25,11 @@ import contextlib
 import os
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from memdash import wire
+from memdash.agent.coming import records
 from memdash.agent.control import Control, Handler
 from memdash.agent.last_words import leave, on_exit
 from memdash.agent.link import Link
@@ -55,6 +56,7 @@ class Session:
         self._enter("loading")
         self._seq = 0
         self._plan: wire.TrainingStarted | None = None
+        self._coming: wire.ComingGroups | None = None
         self._ended = False
         self._run_dir = environment("MEMDASH_RUN_DIR", "")
         path = environment("MEMDASH_SOCKET", "")
@@ -111,6 +113,25 @@ class Session:
         if self._link:
             self._link.start()
             on_exit(lambda reason: self.finish("failed", reason), self._leave)
+
+    def coming(self, longest: Sequence[int], examples: Sequence[int] | None = None) -> None:
+        """Say how long the longest example is of each step after this one, so that one that will not fit can be named.
+
+        As far ahead as the order is known. `examples` are the indices of those examples. Say it again when the order
+        becomes known further, or when a step was cut smaller to fit.
+        """
+        if not self._link:
+            return
+        positions = records(longest)
+        self._coming = wire.ComingGroups(
+            rank=self.rank,
+            time_s=time.time(),
+            through_step=self.step + len(longest),
+            steps=[self.step + 1 + position for position in positions],
+            longest=[longest[position] for position in positions],
+            examples=[examples[position] if examples else -1 for position in positions],
+        )
+        self.send(self._coming)
 
     def end_step(
         self,
@@ -295,4 +316,5 @@ class Session:
             attempt=self.attempt,
             capabilities=self._control.capabilities(),
         )
-        return [hello, *([self._plan] if self._plan else []), self._phase_changed()]
+        known = [message for message in (self._plan, self._coming) if message]
+        return [hello, *known, self._phase_changed()]

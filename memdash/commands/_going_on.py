@@ -62,6 +62,7 @@ def limits(config: RunConfig) -> dict[str, Any]:
         "wall_s": parse_duration(wall) if wall else 0.0,
         "host_budget_bytes": parse_bytes(host_budget) if host_budget else 0,
         "exact_peaks": config.memory.exact_peaks,
+        "guard": config.guard,
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from memdash.batching import divisors
 from memdash.forecast.lookahead import Coming, Misfit, first_misfit
@@ -32,7 +33,7 @@ OWN_GROWTH = 0.6
 class _Rank:
     """What is known of one rank's device."""
 
-    floor: Floor = field(default_factory=Floor)
+    floor: Floor = field(default_factory=lambda: Floor(over_steps=True))
     model: PeakModel = field(default_factory=PeakModel)
     coming: list[Coming] = field(default_factory=list)
     last: StepReport | None = None
@@ -85,7 +86,7 @@ class Forecaster:
         """All there is to say now, the most urgent first; `now_s` is Unix time."""
         outlooks = [*self._host_outlooks(state, now_s), *self._wall_outlooks(state, now_s)]
         for number, rank in self._ranks.items():
-            outlooks += self._device_outlooks(number, rank, state, now_s)
+            outlooks += self._device_outlooks(number, rank, state)
         shown = self._ranking.settle(outlooks, now_s)
         level = shown[0].level if shown else "ok"
         return Forecast(time_s=now_s, level=level, headline=shown[0].text if shown else "", outlooks=shown)
@@ -103,9 +104,9 @@ class Forecaster:
             if ours
             else "others on it grow, not this run"
         )
-        yield _trend_outlook("host", trend, self._host.host.capacity_bytes, state, now_s, cause)
+        yield _trend_outlook("host", _over_time(trend, self._host.host.capacity_bytes, state, now_s), state, cause)
 
-    def _device_outlooks(self, number: int, rank: _Rank, state: RunState, now_s: float) -> Iterator[Outlook]:
+    def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
         if rank.last is None or rank.last.memory is None:
             return
         trend = rank.floor.trend()
@@ -115,7 +116,7 @@ class Forecaster:
             cause = (
                 "other processes take it" if others else "tensors are kept from step to step, as by a retained graph"
             )
-            yield _trend_outlook("device", trend, rank.total_bytes, state, now_s, cause, number)
+            yield _trend_outlook("device", _over_steps(trend, rank.total_bytes, state), state, cause, number)
         misfit = self._misfit(rank, state)
         if misfit is not None:
             yield _misfit_outlook(misfit, rank, state, number)
@@ -147,37 +148,64 @@ class Forecaster:
         yield Outlook(where="time", kind="budget", level="watch", text=text, in_s=max(0.0, left_s))
 
 
-def _trend_outlook(
-    where: str, trend: Trend, capacity_bytes: int, state: RunState, now_s: float, cause: str, rank: int = 0
-) -> Outlook:
-    elapsed_s = attempt_s(state, now_s)
-    early, likely, late = trend.reach_s(capacity_bytes, elapsed_s)
-    now_bytes = trend.line.value(elapsed_s) + trend.spike_bytes
-    level = trend_risk(trend, capacity_bytes - now_bytes, (early, likely, late), state.longest_save_s)
+@dataclass(frozen=True)
+class _Way:
+    """A trend with its ceiling, in seconds."""
+
+    trend: Trend
+    capacity_bytes: int
+    now_bytes: float
+    """Floor and spike together."""
+    reach_s: tuple[float, float, float]
+    rates: tuple[float, float, float]
+    """Bytes a second: low, likely, high."""
+
+
+def _over_time(trend: Trend, capacity_bytes: int, state: RunState, now_s: float) -> _Way:
+    now = attempt_s(state, now_s)
+    low, likely, high = trend.line.slope_low, trend.line.slope, trend.line.slope_high
+    now_bytes = trend.line.value(now) + trend.spike_bytes
+    return _Way(trend, capacity_bytes, now_bytes, trend.reach(capacity_bytes, now), (low, likely, high))
+
+
+def _over_steps(trend: Trend, capacity_bytes: int, state: RunState) -> _Way:
+    """At a pace between that of the last steps and that of the whole window."""
+    lately = state.step_time_s or 0.0
+    paces = sorted((lately, trend.span_s / trend.steps if trend.steps else lately))
+    pace = (paces[0] + paces[1]) / 2 or 1.0
+    early, likely, late = trend.reach(capacity_bytes, state.step)
+    now_bytes = trend.line.value(state.step) + trend.spike_bytes
+    slopes = (trend.line.slope_low, trend.line.slope, trend.line.slope_high)
+    rates = (slopes[0] / (paces[1] or 1.0), slopes[1] / pace, slopes[2] / (paces[0] or 1.0))
+    return _Way(trend, capacity_bytes, now_bytes, (early * paces[0], likely * pace, late * paces[1]), rates)
+
+
+def _trend_outlook(where: Literal["host", "device"], way: _Way, state: RunState, cause: str, rank: int = 0) -> Outlook:
+    trend, (early, likely, late) = way.trend, way.reach_s
+    gap = way.capacity_bytes - way.now_bytes
     step = state.step + round(likely / state.step_time_s) if state.step_time_s else None
     at = f" (step ~{step:,})" if step is not None else ""
-    rate = format_bytes(round(trend.line.slope * 60))
+    low, rate, high = (format_bytes(round(each * 60)) for each in way.rates)
     span = format_duration(trend.span_s)
     return Outlook(
-        where="host" if where == "host" else "device",
+        where=where,
         kind="trend",
-        level=level,
+        level=trend_risk(trend, gap, way.reach_s, state),
         text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}; {cause}",
         evidence=(
-            f"floor +{format_bytes(round(trend.rise_bytes))} in {span}, "
-            f"{format_bytes(round(trend.line.slope_low * 60))} to {format_bytes(round(trend.line.slope_high * 60))} a minute, "
-            f"{format_bytes(round(trend.bytes_per_step))} a step; peaks {format_bytes(round(trend.spike_bytes))} above it; "
-            f"{format_bytes(round(capacity_bytes - now_bytes))} left of {format_bytes(capacity_bytes)}"
+            f"floor +{format_bytes(round(trend.rise_bytes))} in {span} and {trend.steps:,.0f} steps, {low} to {high} a "
+            f"minute; peaks {format_bytes(round(trend.spike_bytes))} above it; {format_bytes(round(gap))} left of "
+            f"{format_bytes(way.capacity_bytes)}"
         ),
         in_low_s=early,
         in_s=likely,
         in_high_s=late if late != float("inf") else None,
         step=step,
-        capacity_bytes=capacity_bytes,
-        now_bytes=round(now_bytes),
-        bytes_per_s_low=trend.line.slope_low,
-        bytes_per_s=trend.line.slope,
-        bytes_per_s_high=trend.line.slope_high,
+        capacity_bytes=way.capacity_bytes,
+        now_bytes=round(way.now_bytes),
+        bytes_per_s_low=way.rates[0],
+        bytes_per_s=way.rates[1],
+        bytes_per_s_high=way.rates[2],
         rank=rank,
     )
 

@@ -8,29 +8,30 @@ import msgspec
 
 from memdash.forecast.lookahead import Misfit
 from memdash.forecast.trend import Trend
-from memdash.wire import Outlook, Risk
+from memdash.wire import Outlook, Risk, RunState
 
 ORDER: tuple[Risk, ...] = ("ok", "watch", "warning", "critical")
 WATCH_S, WARNING_S = 3600.0, 900.0
 CRITICAL_S, CRITICAL_SAVES = 60.0, 5.0
 """Critical is what leaves time for no more than this, or for so many full checkpoints."""
 SHORTLY_S = 120.0
-WAY_GONE = 1 / 3
-"""A trend is believed when it has gone so much of the way that it still has to go, or when it ends shortly."""
+WAY_SEEN, WAY_GONE = 0.1, 1 / 3
+"""A trend is watched, or believed, when it has gone so much of the way that it still has to go; or when it ends shortly."""
 CALM_S = 15.0
 
 
-def trend_risk(
-    trend: Trend, gap_bytes: float, reach_s: tuple[float, float, float], longest_save_s: float | None
-) -> Risk:
-    """Of a floor that rises: by when the ceiling is hit, and how much of the way was seen."""
+def trend_risk(trend: Trend, gap_bytes: float, reach_s: tuple[float, float, float], state: RunState) -> Risk:
+    """Of a floor that rises: by when the ceiling is hit, how much of the way was seen, and whether the run ends before."""
     early_s, likely_s, _ = reach_s
+    if state.eta_s is not None and early_s > state.eta_s:
+        return "ok"
     believed = trend.rise_bytes >= WAY_GONE * gap_bytes or likely_s < SHORTLY_S
-    if believed and early_s < max(CRITICAL_S, CRITICAL_SAVES * (longest_save_s or 0.0)):
-        return "critical"
-    if believed and likely_s < WARNING_S:
-        return "warning"
-    return "watch" if likely_s < WATCH_S else "ok"
+    if state.eta_s is None or likely_s <= state.eta_s:
+        if believed and early_s < max(CRITICAL_S, CRITICAL_SAVES * (state.longest_save_s or 0.0)):
+            return "critical"
+        if believed and likely_s < WARNING_S:
+            return "warning"
+    return "watch" if likely_s < WATCH_S and trend.rise_bytes >= WAY_SEEN * gap_bytes else "ok"
 
 
 def misfit_risk(misfit: Misfit, in_s: float, *, sure: bool) -> Risk:

@@ -41,17 +41,18 @@ class Trend:
     """A floor that rises, fitted over the last `span_s`."""
 
     line: Line
-    """Bytes over seconds of time in which the run was not paused."""
+    """Bytes over seconds of time in which the run was not paused, or over steps."""
     spike_bytes: float
     """How far peaks stand above the floor; the ceiling is hit when floor and spike together reach it."""
     span_s: float
     rise_bytes: float
     """What the floor gained within that time."""
-    bytes_per_step: float
+    steps: float
+    """How many there were in that time."""
 
-    def reach_s(self, capacity_bytes: float, now_s: float) -> tuple[float, float, float]:
-        """Seconds from now until the ceiling is hit: earliest, likely, latest of an 80 % interval; 0 when it is now."""
-        gap = capacity_bytes - self.spike_bytes - self.line.value(now_s)
+    def reach(self, capacity_bytes: float, now: float) -> tuple[float, float, float]:
+        """How far from now, in units of the line's x, the ceiling is hit: earliest, likely, latest of an 80 % interval."""
+        gap = capacity_bytes - self.spike_bytes - self.line.value(now)
         slack = self.line.noise
         return (
             max(0.0, gap - slack) / max(self.line.slope_high, self.line.slope),
@@ -61,9 +62,13 @@ class Trend:
 
 
 class Floor:
-    """The floor of one kind of memory, over windows from seconds to days, in bounded memory."""
+    """The floor of one kind of memory, over windows from seconds to days, in bounded memory.
 
-    def __init__(self, base_s: float = 0.5) -> None:
+    What grows with every step, whatever the pace, is fitted over steps; all else over time.
+    """
+
+    def __init__(self, *, over_steps: bool = False, base_s: float = 0.5) -> None:
+        self._over_steps = over_steps
         self._base_s = base_s
         self._levels: list[deque[_Bucket]] = [deque(maxlen=POINTS + 1) for _ in range(LEVELS)]
         self._low = self._high = (0.0, float("inf"))
@@ -88,7 +93,7 @@ class Floor:
         for buckets in reversed(self._levels):
             if len(buckets) < MIN_POINTS:
                 continue
-            found = _growth(list(buckets)[:-1])  # the last one is still being filled
+            found = _growth(list(buckets)[:-1], over_steps=self._over_steps)  # the last one is still being filled
             if found is not None and not self._is_a_tooth(found):
                 return found
         return None
@@ -110,7 +115,7 @@ class Floor:
         return any(rise >= GIVEN_BACK * trend.rise_bytes and took_s * 2 > trend.span_s for rise, took_s in self._teeth)
 
 
-def _growth(buckets: list[_Bucket]) -> Trend | None:
+def _growth(buckets: list[_Bucket], *, over_steps: bool) -> Trend | None:
     """A line through the floor of these buckets, when it rose through most of them."""
     span_s = buckets[-1].time_s - buckets[0].time_s
     if span_s < MIN_SPAN_S:
@@ -118,15 +123,12 @@ def _growth(buckets: list[_Bucket]) -> Trend | None:
     floor = envelope([bucket.low for bucket in buckets])
     if not rises(floor):
         return None
-    times = [bucket.time_s for bucket in buckets]
-    line = theil_sen(times, floor)
+    line = theil_sen([bucket.step if over_steps else bucket.time_s for bucket in buckets], floor)
     if line.slope_low <= 0:
         return None
     recent = buckets[len(buckets) * 2 // 3 :]
     spike = max(bucket.above for bucket in recent)
-    steps = buckets[-1].step - buckets[0].step
-    rise = floor[-1] - floor[0]
-    return Trend(line, spike, span_s, rise, rise / steps if steps > 0 else 0.0)
+    return Trend(line, spike, span_s, floor[-1] - floor[0], buckets[-1].step - buckets[0].step)
 
 
 def envelope(values: list[float]) -> list[float]:

@@ -24,6 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from memdash import wire
+from memdash.config import GuardSection
 from memdash.errors import RecordCorrupt, StoreError, UsageError
 from memdash.locations import check_run_id, runs_dir
 
@@ -47,6 +48,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Host memory that the training process and its children may use; 0 = whatever there is."""
     exact_peaks: bool = True
     """Whether their high-water marks are read, and so reset."""
+    guard: GuardSection = GuardSection()
+    """What is done about a forecast."""
     memdash_version: str = ""
 
 

@@ -118,6 +118,8 @@ def describe(command: wire.Command, state: wire.RunState) -> str:
     if isinstance(command, wire.SetBatchSplit):
         before = BatchSplit(state.global_batch, state.micro_batch, state.world_size)
         return f"micro-batch {before} -> {before.with_micro_batch(command.micro_batch)}"
+    if isinstance(command, wire.CapStep):
+        return f"step {command.step:,} at micro-batch {command.micro_batch}"
     if isinstance(command, wire.SaveCheckpoint):
         return f"{command.kind} checkpoint"
     if isinstance(command, wire.Stop):

@@ -52,6 +52,13 @@ class WallBudgetSpent:
 
 
 @dataclass(frozen=True)
+class ForecastMade:
+    """Where memory is heading, as far as can be told now."""
+
+    forecast: wire.Forecast
+
+
+@dataclass(frozen=True)
 class CommandAccepted:
     """A command was valid and is on its way to the ranks."""
 

@@ -28,7 +28,9 @@ from memdash.supervisor.budget import WallBudget
 from memdash.supervisor.control import Control
 from memdash.supervisor.events import LinkChanged
 from memdash.supervisor.fanout import Viewer
+from memdash.supervisor.forecasting import Forecasting
 from memdash.supervisor.gpus import Gpus
+from memdash.supervisor.guard import Guard
 from memdash.supervisor.keeping import Keeper
 from memdash.supervisor.output import OutputLog
 from memdash.supervisor.run_state import is_final
@@ -81,6 +83,8 @@ class _Supervisor:
         self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
         self._gpus = Gpus(self._telemetry, {**os.environ, **self._record.env})
         self._budget = WallBudget(self._telemetry, self._control, self._record.wall_s)
+        self._forecasting = Forecasting(self._telemetry, self._record.wall_s)
+        self._guard = Guard(self._telemetry, self._control, self._forecasting, self._record.guard)
         self._backfills: set[asyncio.Task[None]] = set()
         self._idle_since_s = time.monotonic()
         self._had_viewer = False
@@ -158,6 +162,8 @@ class _Supervisor:
         self._attempts.watch(now_s)
         self._control.tick(now_s)
         self._budget.tick(now_s, time.time())
+        self._forecasting.tick(time.time())
+        self._guard.tick(now_s)
         self._telemetry.tick(time.time())
         self._keeper.tick()
         for viewer in self._telemetry.fanout.recovered():

@@ -13,6 +13,7 @@ from memdash.supervisor.events import (
     CommandAccepted,
     CommandApplied,
     CommandFailed,
+    ForecastMade,
     LinkChanged,
     RankExited,
     RankStarted,
@@ -252,6 +253,10 @@ def _goodbye(state: RunState, message: wire.Goodbye) -> RunState:
     return _set(state, phase="ending", status_reason=message.reason, last_words=message.outcome)
 
 
+def _forecast_made(state: RunState, event: ForecastMade) -> RunState:
+    return _set(state, forecast=event.forecast)
+
+
 def _out_of_time(state: RunState, event: WallBudgetSpent) -> RunState:
     return _set(state, out_of_time=True)
 
@@ -276,6 +281,7 @@ _TRANSITIONS: dict[type, Any] = {
     RankStarted: _rank_started,
     RankExited: _rank_exited,
     WallBudgetSpent: _out_of_time,
+    ForecastMade: _forecast_made,
     LinkChanged: _link_changed,
     CommandAccepted: _command_accepted,
     CommandApplied: _command_applied,

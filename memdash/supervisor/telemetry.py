@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from memdash import wire
 from memdash.causes import Cause, Causes
 from memdash.store.last_words import LastWords
 from memdash.store.recorder import Recorder
+from memdash.supervisor.events import ForecastMade
 from memdash.supervisor.fanout import Fanout
 from memdash.supervisor.history import History
 from memdash.supervisor.run_state import advance
@@ -19,7 +20,7 @@ from memdash.units import format_bytes, format_duration
 
 STATE_INTERVAL_S = 0.25  # most broadcasts of the whole state a second: 4
 STATE_SAVE_S = 5.0  # how old state.json may be while nothing important happens
-SAMPLES = (wire.StepReport, wire.MemorySample, wire.HostSample, wire.GpuSample)
+SAMPLES = (wire.StepReport, wire.MemorySample, wire.HostSample, wire.GpuSample, ForecastMade)
 ANNOUNCED = ("starting", "pausing", "paused", "stopping")  # another entry has said it
 
 
@@ -42,6 +43,8 @@ class Telemetry:
         self._sent_s = self._saved_s = 0.0
         self._store_error = ""
         self._causes = Causes()
+        self.listeners: list[Callable[[wire.Message], None]] = []
+        """Called with every sample and with what is said of groups to come, after the state has changed."""
 
     def receive(self, message: wire.Telemetry) -> None:
         """One message of a rank."""
@@ -74,7 +77,8 @@ class Telemetry:
         before, self.state = self.state, advance(self.state, event)
         if self.state is not before:
             self._unsent = self._unsaved = True
-            self._untold |= not isinstance(event, SAMPLES) or self.state.status != before.status
+            told = isinstance(event, SAMPLES) and _risk(self.state) == _risk(before)
+            self._untold |= not told or self.state.status != before.status
         if self.state.attempt != before.attempt:
             self._causes = Causes()
         if self.state.status != before.status:
@@ -104,6 +108,7 @@ class Telemetry:
         self.history.host(sample.time_s, msgspec.structs.asdict(sample.host))
         self.fanout.send(sample, sample=True)
         self._name(self._causes.host(sample, self.state.phase))
+        self._hand_on(sample)
 
     def gpus(self, sample: wire.GpuSample) -> None:
         """A reading of the GPUs."""
@@ -170,6 +175,14 @@ class Telemetry:
         self.fanout.send(message, sample=True)
         if isinstance(message, wire.StepReport):
             self._name(self._causes.step(message))
+        self._hand_on(message)
+
+    def _coming(self, message: wire.ComingGroups) -> None:
+        self._hand_on(message)
+
+    def _hand_on(self, message: wire.Message) -> None:
+        for listen in self.listeners:
+            listen(message)
 
     def _phase_changed(self, message: wire.PhaseChanged) -> None:
         self.advance(message)
@@ -229,10 +242,15 @@ class Telemetry:
         wire.EvaluationReport: _evaluated,
         wire.OomReport: _oom,
         wire.SplitChanged: _split_changed,
+        wire.ComingGroups: _coming,
         wire.CheckpointSaved: _checkpoint_saved,
         wire.Notice: _notice,
         wire.Goodbye: _goodbye,
     }
+
+
+def _risk(state: wire.RunState) -> wire.Risk:
+    return state.forecast.level if state.forecast else "ok"
 
 
 def _status_level(status: wire.RunStatus) -> wire.Level:

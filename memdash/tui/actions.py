@@ -175,6 +175,8 @@ def pending_text(command: wire.Command, state: wire.RunState | None) -> str:
             return "resuming"
         case wire.SetBatchSplit(micro_batch=micro_batch):
             return f"changing the split to {_split(micro_batch, state)} {when}"
+        case wire.CapStep(step=step, micro_batch=micro_batch):
+            return f"cutting step {step:,} to micro-batch {micro_batch}"
         case wire.SaveCheckpoint(kind=kind):
             return f"saving a {kind} checkpoint {when}"
         case wire.EmptyCache():

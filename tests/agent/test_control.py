@@ -133,6 +133,7 @@ def test_what_is_not_offered_is_refused(loop):
         "Resume": "",
         "SetBatchSplit": "this script does not offer SetBatchSplit",
         "SaveCheckpoint": "",
+        "CapStep": "this script does not offer CapStep",
         "EmptyCache": "this script does not offer EmptyCache",
         "DumpMemorySnapshot": "there is no GPU",
         "Stop": "",

@@ -20,7 +20,7 @@ STATE = wire.RunState(
     global_batch=16,
     micro_batch=8,
     step_time_s=0.5,
-    eta_s=100.0,
+    eta_s=2500.0,
 )
 
 
@@ -122,6 +122,14 @@ def test_the_step_that_will_not_fit_is_named_before_it_comes():
     run.go(652)
     assert run.now().level == "critical"
     run.go(100)
+    assert run.now().level == "ok"
+
+
+def test_a_run_that_ends_before_is_told_nothing():
+    run = Run()
+    run.state = msgspec.structs.replace(run.state, eta_s=100.0)
+    run.go(600, host=lambda t: 500 + t)
+    assert set(run.levels[220:]) <= {"ok", "watch"}
     assert run.now().level == "ok"
 
 

@@ -61,7 +61,7 @@ def test_a_leak_is_seen_with_its_rate(curve, slope):
     assert trend.line.slope_low <= slope * 1.05
     assert trend.line.slope_high >= slope * 0.95
     assert trend.spike_bytes == pytest.approx(50)
-    assert trend.bytes_per_step == pytest.approx(slope * STEP_S, rel=0.3)
+    assert trend.rise_bytes / trend.steps == pytest.approx(slope * STEP_S, rel=0.3)
 
 
 def test_growth_that_begins_late_is_seen_soon():
@@ -77,10 +77,10 @@ def test_growth_that_has_stopped_is_forgotten():
 
 def test_the_ceiling_is_hit_when_floor_and_spike_reach_it():
     trend = feed(lambda t: 100 + 0.2 * t, 300).trend()
-    early, likely, late = trend.reach_s(250.0, 300.0)  # floor 160 + spike 50, 40 left at 0.2 a second
+    early, likely, late = trend.reach(250.0, 300.0)  # floor 160 + spike 50, 40 left at 0.2 a second
     assert likely == pytest.approx(200, rel=0.03)
     assert early <= likely <= late
-    assert trend.reach_s(200.0, 300.0)[:2] == (0.0, 0.0)  # over it already
+    assert trend.reach(200.0, 300.0)[:2] == (0.0, 0.0)  # over it already
 
 
 def test_the_memory_of_a_long_run_is_bounded():
@@ -130,3 +130,14 @@ def test_neighbours_that_are_alike_make_the_interval_wider():
 def test_two_points_have_no_interval():
     with pytest.raises(ValueError, match="three points"):
         theil_sen([0, 1], [0, 1])
+
+
+def test_what_grows_with_every_step_is_fitted_over_steps():
+    floor, time_s = Floor(over_steps=True), 0.0
+    for step in range(400):
+        time_s += 0.1 if step < 200 else 0.4  # others use the processor, too
+        floor.add(time_s, step, 100 + step)
+    trend = floor.trend()
+    assert trend is not None
+    assert trend.line.slope == pytest.approx(1.0, rel=0.02)
+    assert trend.reach(600, 399)[1] == pytest.approx(101, rel=0.05)

@@ -1,0 +1,55 @@
+"""Asks the forecast once a second, shows what it says, and writes every change of level into the journal."""
+
+from __future__ import annotations
+
+from memdash import wire
+from memdash.forecast.forecaster import Forecaster
+from memdash.supervisor.events import ForecastMade
+from memdash.supervisor.run_state import is_final
+from memdash.supervisor.telemetry import Telemetry
+
+EVERY_S = 1.0
+LEVELS: dict[wire.Risk, wire.Level] = {"ok": "good", "watch": "info", "warning": "warning", "critical": "error"}
+
+
+class Forecasting:
+    """Starts anew with every attempt: another process has another floor."""
+
+    def __init__(self, telemetry: Telemetry, wall_s: float) -> None:
+        self._telemetry = telemetry
+        self._wall_s = wall_s
+        self._attempt = telemetry.state.attempt
+        self._due_s = 0.0
+        self.forecaster = Forecaster(wall_s)
+        telemetry.listeners.append(self.take)
+
+    def take(self, message: wire.Message) -> None:
+        """What a rank or the host reports."""
+        state = self._telemetry.state
+        if state.attempt != self._attempt:
+            self._attempt = state.attempt
+            self.forecaster = Forecaster(self._wall_s)
+        if isinstance(message, wire.StepReport):
+            self.forecaster.step(message, state)
+        elif isinstance(message, wire.HostSample):
+            self.forecaster.host(message, state)
+        elif isinstance(message, wire.ComingGroups):
+            self.forecaster.coming(message)
+
+    def tick(self, now_s: float) -> None:
+        """`now_s` is Unix time, as run states have it."""
+        state = self._telemetry.state
+        if is_final(state) or now_s < self._due_s:
+            return
+        self._due_s = now_s + EVERY_S
+        forecast = self.forecaster.forecast(state, now_s)
+        before = state.forecast.level if state.forecast else "ok"
+        self._telemetry.advance(ForecastMade(forecast))
+        if forecast.level == before:
+            return
+        if forecast.level == "ok":
+            self._telemetry.journal("good", "forecast", "ok again: nothing that memory is heading for is in sight")
+            return
+        evidence = forecast.outlooks[0].evidence
+        text = f"{forecast.level}: {forecast.headline}" + (f" ({evidence})" if evidence else "")
+        self._telemetry.journal(LEVELS[forecast.level], "forecast", text)
