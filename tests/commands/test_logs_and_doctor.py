@@ -63,7 +63,7 @@ def test_doctor_for_scripts(capsys, monkeypatch):
 
 @pytest.mark.parametrize("limit", [300 << 20])
 def test_doctor_sees_the_limit_of_a_container(tmp_path, monkeypatch, capsys, limit):
-    from memdash.host import capacity
+    from memdash.host import capacity, ceilings
 
     group = tmp_path / "group"
     group.mkdir()
@@ -71,7 +71,8 @@ def test_doctor_sees_the_limit_of_a_container(tmp_path, monkeypatch, capsys, lim
     (group / "memory.current").write_text(str(limit // 3))
     (group / "memory.stat").write_text("inactive_file 0\n")
     (group / "memory.oom.group").write_text("1\n")
-    monkeypatch.setattr(capacity, "cgroup_levels", lambda pid, root=None: [capacity.CgroupLevel(group, 2)])
+    for module in (capacity, ceilings):
+        monkeypatch.setattr(module, "cgroup_levels", lambda *_: [capacity.CgroupLevel(group, 2)])
     main(["doctor"])
     out = capsys.readouterr().out
     assert "effective limit    300 MiB, headroom 200 MiB" in out
