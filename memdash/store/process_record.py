@@ -54,6 +54,14 @@ def last_seen_s(directory: RunDirectory) -> float:
     return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
 
 
+def clear_leftovers(directory: RunDirectory) -> None:
+    """Remove files that a writer has left half written, because it was killed."""
+    for path in directory.path.glob(".*.tmp-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            path.unlink(missing_ok=True)
+
+
 def boot_id() -> str:
     """What is different after each start of the machine; empty where there is no such thing."""
     try:

@@ -17,7 +17,7 @@ from memdash.host.oom_evidence import OomBaseline, OomWatch
 from memdash.host.sampler import HostSampler
 from memdash.locations import socket_path
 from memdash.store.last_words import forget_last_words, read_last_words
-from memdash.store.process_record import ProcessRecord, boot_id, write_process
+from memdash.store.process_record import ProcessRecord, boot_id, clear_leftovers, write_process
 from memdash.store.recorder import recorded_steps
 from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.adoption import Found, find
@@ -65,6 +65,7 @@ class Attempts:
         if found is None:
             self._start(0, [])
             return
+        clear_leftovers(self._directory)
         if not is_final(found):
             self._adopt(found)
         if again and not self._rank:

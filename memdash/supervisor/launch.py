@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -19,6 +20,7 @@ from memdash.store.run_directory import RunDirectory
 CONNECT_TIMEOUT_S = 2.0
 DISMISS_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 30.0  # imports on a cold network disk
+STALE_S = 60.0  # a socket is bound a moment before somebody listens on it
 
 
 def launch_supervisor(
@@ -89,11 +91,23 @@ def listening(path: Path) -> bool:
     return True
 
 
+def clear_stale_sockets(directory: Path) -> None:
+    """Remove the sockets of supervisors that were killed: nobody listens on them any more."""
+    for path in directory.glob("*.sock"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
+            old = time.time() - path.stat().st_mtime > STALE_S
+            if old and connection.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
+                path.unlink()
+
+
 def dismiss_supervisor(directory: RunDirectory) -> bool:
     """Have a supervisor that only shows a run that is over leave; whether it did so in time."""
     deadline = time.monotonic() + DISMISS_TIMEOUT_S
     with contextlib.suppress(OSError, ValueError):
-        os.kill(int(directory.lock.read_text()), signal.SIGTERM)
+        pid = int(directory.lock.read_text())
+        if b"memdash" in Path(f"/proc/{pid}/cmdline").read_bytes():  # the number may be a killed one's, and given anew
+            os.kill(pid, signal.SIGTERM)
     while time.monotonic() < deadline:
         with open(directory.lock, "a+b") as lock, contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,6 +14,7 @@ from typing import Protocol
 from memdash import wire
 from memdash.errors import MemdashError
 from memdash.supervisor.fanout import HISTORY_BYTES, MAX_VIEWERS, Viewer
+from memdash.supervisor.launch import clear_stale_sockets
 
 HELLO_TIMEOUT_S = 10.0
 _UCRED = struct.Struct("3i")
@@ -67,6 +68,7 @@ class Server:
 
     async def start(self) -> None:
         """Bind with mode 0600, replacing a socket that a dead supervisor has left; the run's lock is held by now."""
+        clear_stale_sockets(self._path.parent)
         self._path.unlink(missing_ok=True)
         with _umask(0o177):
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
