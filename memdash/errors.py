@@ -46,11 +46,11 @@ class ExitCode(IntEnum):
     FAILED = 11
     """The training process ended with an error of its own (a Python traceback, a nonzero exit)."""
     OUT_OF_MEMORY = 12
-    """The training process ran out of device memory and could not recover."""
+    """The training process ran out of the device's memory, or the host refused it some, and it could not recover."""
     KILLED = 13
     """A signal killed the training process."""
     HOST_OOM = 14
-    """The kernel's OOM killer killed the training process."""
+    """The kernel's OOM killer killed the training process, or a DataLoader worker of it."""
     LOST = 15
     """The training process is gone and nobody saw how it ended."""
     OUT_OF_TIME = 16

@@ -114,8 +114,8 @@ def verdict(state: wire.RunState) -> str:
         "finished": "finished",
         "stopped": "was stopped",
         "failed": "failed",
-        "oom": "ran out of device memory",
-        "killed": "was killed by the kernel's OOM killer" if state.oom_killed else "was killed",
+        "oom": "ran out of memory",
+        "killed": "was killed",
         "lost": "ended unseen",
     }.get(state.status, f"is {state.status}")
     place = f"at step {state.step} of {state.total_steps}" if state.total_steps else "before its first step"

@@ -83,11 +83,11 @@ def test_no_advice_without_evidence():
         ({}, "r finished at step 4 of 4 after 1m30s"),
         (
             {"status": "oom", "status_reason": "example 7 does not fit"},
-            "r ran out of device memory at step 4 of 4 after 1m30s: example 7 does not fit",
+            "r ran out of memory at step 4 of 4 after 1m30s: example 7 does not fit",
         ),
         (
-            {"status": "killed", "oom_killed": True},
-            "r was killed by the kernel's OOM killer at step 4 of 4 after 1m30s",
+            {"status": "killed", "status_reason": "the kernel's OOM killer did it"},
+            "r was killed at step 4 of 4 after 1m30s: the kernel's OOM killer did it",
         ),
         ({"status": "running", "ended_s": None}, "r is running at step 4 of 4"),
         ({"attempt": 2, "past_s": 6000.0}, "r finished at step 4 of 4 after 1m30s, 1h42m in all (attempt 2)"),

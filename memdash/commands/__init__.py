@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="memdash",
         description="Start, watch and control training runs on machines that run out of memory.",
         epilog="Exit codes: 0 done or finished, 1 error, 2 wrong use or config, 3 no supervisor, 4 command refused, "
-        "5 unreadable run; of a run: 10 stopped, 11 failed, 12 out of device memory, 13 killed, 14 killed by the "
+        "5 unreadable run; of a run: 10 stopped, 11 failed, 12 out of memory, 13 killed, 14 killed by the "
         "kernel's OOM killer, 15 lost, 16 out of its wall budget.",
     )
     parser.add_argument("--version", action="version", version=f"memdash {__version__}")

@@ -70,7 +70,7 @@ def _host() -> Iterator[Finding]:
             yield f"cgroup v{level.version}", "ok", f"no limit  ({level.limit_file})"
         if throttle := level.throttle_bytes():
             yield "memory.high", "note", f"{format_bytes(throttle)}: above it the kernel slows us down  ({level.path})"
-        if (level.path / "memory.oom.group").exists() and (level.path / "memory.oom.group").read_text().strip() == "1":
+        if level.kills_together():
             yield "memory.oom.group", "note", f"one OOM kills everything in {level.path}, the supervisor too"
     if not levels:
         yield "cgroup", "missing", "no memory cgroup is visible: the machine's memory is taken as the limit"
@@ -79,6 +79,25 @@ def _host() -> Iterator[Finding]:
     yield "effective limit", "ok", f"{format_bytes(first.limit_bytes)}, headroom {headroom}  ({first.source})"
     pressure = os.path.exists("/proc/pressure/memory")
     yield "pressure stall", "ok" if pressure else "missing", "/proc/pressure/memory" if pressure else "no PSI"
+    yield _oom_kills()
+    if os.path.isdir("/dev/shm"):
+        yield "/dev/shm", "ok", f"{format_bytes(_size('/dev/shm'))}, in which DataLoader workers hand batches over"
+
+
+def _oom_kills() -> Finding:
+    """What will tell of a kill by the kernel's OOM killer."""
+    from memdash.host.oom_evidence import OomWatch
+
+    evidence = OomWatch.begin(os.getpid()).evidence()
+    told = [f"{level.name} counts them" for level in evidence.levels[:1] if level.kills is not None]
+    told += ["/proc/vmstat counts the machine's"] if evidence.machine_kills is not None else []
+    told += ["the kernel's log names them"] if evidence.log is not None else []
+    return "OOM kills", "ok" if told else "missing", ", ".join(told) or "nothing tells of them here"
+
+
+def _size(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_blocks * found.f_frsize
 
 
 def _places() -> Iterator[Finding]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from memdash import wire
     from memdash.store.run_directory import RunDirectory
 
+ENDED_BADLY = ("failed", "oom", "killed", "lost")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
@@ -24,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from memdash.store.run_directory import list_runs
 
     if not args.json:
-        print(f"{'RUN':<28} {'STATE':<10} {'STEP':>15} {'HEADROOM':>9} {'AGE':>7}  TOOK")
+        print(f"{'RUN':<28} {'STATE':<10} {'STEP':>15} {'HEADROOM':>9} {'AGE':>7}  TOOK  WHY")
     for directory in list_runs():
         try:
             state = directory.state()
@@ -53,11 +55,13 @@ def _line(directory: RunDirectory, state: wire.RunState) -> str:
     now_s = time.time()
     live = state.status not in wire.FINAL_STATUSES
     status = state.status if not live or _served(directory) else f"{state.status}?"
+    why = state.status_reason.partition("\n")[0]
     took = format_clock(wire.attempt_s(state, now_s), state.past_s)
     return (
         f"{directory.run_id:<28} {status:<10} {f'{state.step}/{state.total_steps}':>15} "
         f"{format_percent(min(shares)) if live and shares else '-':>9} {format_duration(now_s - state.created_s):>7}  "
         f"{f'attempt {state.attempt}: {took}' if state.attempt else took}"
+        f"{f'  {why}' if why and state.status in ENDED_BADLY else ''}"
     )
 
 

@@ -102,7 +102,7 @@ def ending(board: Board) -> list[str]:
         "finished": "✓ finished",
         "stopped": "■ stopped",
         "failed": "✗ failed",
-        "oom": "✗ out of device memory",
+        "oom": "✗ out of memory",
         "killed": "✗ killed",
         "lost": "✗ lost: nobody saw how it ended",
     }.get(state.status, state.status)

@@ -51,6 +51,13 @@ def test_doctor_names_limits_and_their_files(capsys):
     assert "torch" in out.splitlines()[-1]
 
 
+def test_doctor_says_what_tells_of_oom_kills(capsys):
+    assert main(["doctor"]) == ExitCode.OK
+    lines = [line for line in capsys.readouterr().out.splitlines() if "OOM kills" in line]
+    assert len(lines) == 1
+    assert "/proc/vmstat counts the machine's" in lines[0]
+
+
 def test_doctor_for_scripts(capsys, monkeypatch):
     monkeypatch.setenv("MEMDASH_RUNTIME_DIR", "/proc/nowhere")
     monkeypatch.setenv("PATH", "/nowhere")

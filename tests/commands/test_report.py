@@ -20,7 +20,7 @@ def test_report(start_run, capsys):
     run.wait_for_end()
     assert main(["report"]) == ExitCode.OK
     out = capsys.readouterr().out
-    assert out.startswith("fake ran out of device memory at step 3 of 1000")
+    assert out.startswith("fake ran out of memory at step 3 of 1000")
     assert "device of rank 0 (simulated): peak 84.0 MiB of 128 MiB (66%) at step 1, headroom then 44.0 MiB" in out
     assert "micro-batch   16: peak 84.0 MiB" in out
     assert "the largest micro-batch with a tenth of the device to spare is 16" in out

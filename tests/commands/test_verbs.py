@@ -28,7 +28,7 @@ def test_the_help_lists_the_verbs_and_exit_codes(capsys):
     assert "supervise" not in text
     for verb in VERBS.keys() - {"supervise"}:
         assert f" {verb} " in text
-    assert "10 stopped, 11 failed, 12 out of device memory, 13 killed" in text
+    assert "10 stopped, 11 failed, 12 out of memory, 13 killed" in text
 
 
 @pytest.mark.parametrize("argv", [["fly"], ["run"], ["batch", "x"], ["run", "x.toml", "--detach", "--headless"]])
@@ -111,6 +111,15 @@ def test_controlling_a_run_by_verbs(start_run, capsys):
     assert main(["ls", "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)["status"] == "stopped"
     wait_until(lambda: main(["pause", "fake"]) == ExitCode.LINK, "the supervisor to leave")
+
+
+def test_ls_says_why_a_run_ended_badly(start_run, capsys):
+    run = start_run()
+    run.order("ssk")
+    run.wait_for_end()
+    assert main(["ls"]) == ExitCode.OK
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.endswith("  killed by SIGKILL, and the kernel counted no OOM kill: a person or a batch system did it")
 
 
 @pytest.mark.parametrize(

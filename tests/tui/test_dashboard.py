@@ -344,7 +344,7 @@ async def test_ctrl_c_leaves_from_a_dialog_too() -> None:
             {"status": "failed", "exit_code": 1, "status_reason": "ValueError: no"},
             "✗ failed: ValueError: no · exit code 1",
         ),
-        ({"status": "oom", "exit_code": 12}, "✗ out of device memory · exit code 12"),
+        ({"status": "oom", "exit_code": 12}, "✗ out of memory · exit code 12"),
         ({"status": "killed", "exit_code": -9, "status_reason": "by the kernel"}, "✗ killed: by the kernel · signal 9"),
         ({"status": "lost"}, "✗ lost: nobody saw how it ended"),
     ],
