@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from memdash.buckets import Bucket
 from memdash.tui.axes import Axis, byte_axis, number_axis, time_ticks
-from memdash.tui.palette import shaded
+from memdash.tui.palette import FORECAST, shaded
 from memdash.tui.series import Track, Window
 
 DOTS_X, DOTS_Y = 2, 4  # of a braille cell
@@ -82,10 +82,31 @@ class Line:
     colour: str
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a forecast says of the time to the right of now."""
+
+    now_bytes: float = 0.0
+    """Where a trend stands."""
+    rates: tuple[float, ...] = ()
+    """Bytes a second at which it goes on: low, likely, high; empty = there is no trend."""
+    misfit: tuple[float, float] | None = None
+    """Seconds from now, and bytes, of a step that will not fit."""
+
+
 def memory_plot(
-    size: tuple[int, int], view: Window, lines: Sequence[Line], capacity: float | None, *, zoomed: bool
+    size: tuple[int, int],
+    view: Window,
+    lines: Sequence[Line],
+    capacity: float | None,
+    *,
+    zoomed: bool,
+    ahead: Ahead | None = None,
 ) -> Plot:
-    """The highest of each column against the capacity, from zero; zoomed, from the lowest to the highest shown."""
+    """The highest of each column against the capacity, from zero; zoomed, from the lowest to the highest shown.
+
+    With a forecast, `view` leaves columns free on the right for it.
+    """
     columns = [line.track.columns(view) for line in lines]
     low, high = _range(columns)
     capped = capacity is not None and not zoomed
@@ -97,7 +118,23 @@ def memory_plot(
     heights = [_tops(data, axis, rows) for data in columns]
     curves = [Curve(line.colour, points) for line, points in zip(lines, heights, strict=True)]
     area = Area(shaded(lines[0].colour, AREA_SHADE), _area(heights[0], view.count))
+    if ahead is not None:
+        curves += _future(ahead, view, canvas_columns(size[0]), axis, rows, capacity)
     return _plot(size, view, axis, rows, curves, area, capped=capped)
+
+
+def _future(ahead: Ahead, view: Window, columns: int, axis: Axis, rows: int, capacity: float | None) -> Iterator[Curve]:
+    """The fan of a trend up to the capacity, and an upright line where a step does not fit, at the edge if beyond it."""
+    now = view.settled
+    ceiling = capacity if capacity is not None else axis.high
+    for rate in ahead.rates:
+        course = [(x, ahead.now_bytes + rate * (x - now) * view.width_s) for x in range(now + 1, columns)]
+        within = tuple((x, _dot(value, axis, rows)) for x, value in course if value <= ceiling)
+        yield Curve(FORECAST, within[:: 1 if rate == ahead.rates[1] else DOTS_X], joined=False)
+    if ahead.misfit is not None:
+        in_s, need = ahead.misfit
+        x = min(columns - 1, now + max(1, round(in_s / view.width_s)))
+        yield Curve(FORECAST, tuple((x, y) for y in range(_dot(min(need, ceiling), axis, rows) + 1)), joined=False)
 
 
 def loss_plot(size: tuple[int, int], view: Window, track: Track, raw: str, smooth: str) -> Plot:

@@ -11,7 +11,20 @@ from textual.containers import Vertical
 from memdash import wire
 from memdash.errors import ExitCode
 from memdash.tui.actions import ACTIONS
-from memdash.tui.palette import DANGER, DIM, GOOD, INFO, LOSS, LOSS_RAW, PEAK, PROCESS_TREE, TEXT, WARNING, WORKING_SET
+from memdash.tui.palette import (
+    DANGER,
+    DIM,
+    FORECAST,
+    GOOD,
+    INFO,
+    LOSS,
+    LOSS_RAW,
+    PEAK,
+    PROCESS_TREE,
+    TEXT,
+    WARNING,
+    WORKING_SET,
+)
 from memdash.tui.screens.dialog import Dialog
 from memdash.tui.widgets.line_pane import LinePane, TextLine
 
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
 _OTHER_KEYS = (
     ("q", "Detach: the run goes on; `memdash attach RUN` comes back to it. Ctrl-C does the same."),
     ("1 2 3 4", "Memory, training, journal, output; the same key again shows everything."),
+    ("f", "The forecast: everything that memory is heading for, when, and what that rests on."),
     ("l", "The ledger: where every byte of the device and of host memory is, and what could be done about it."),
     ("w", "How much time the plots show: 1 minute, 5 minutes, 30 minutes, all."),
     ("z", "Memory plots from zero to capacity, or zoomed to what is shown."),
@@ -44,6 +58,7 @@ _COLOURS = (
     (PEAK, "the most that was allocated within each step"),
     (LOSS, "loss, smoothed"),
     (LOSS_RAW, "lowest and highest loss of the steps in one column"),
+    (FORECAST, "what is forecast: the fan of a memory that fills up, an upright line for a step that will not fit"),
     (WARNING, "headroom under 10 % of capacity"),
     (DANGER, "capacity; headroom under 5 % of it; errors"),
 )

@@ -16,6 +16,7 @@ from memdash.errors import PlanError
 from memdash.tui.actions import ACTIONS, Action, ActionName, refusal, simple_command
 from memdash.tui.figures import simulated
 from memdash.tui.playback import next_mark, next_speed, step_s, within
+from memdash.tui.screens.forecast import ForecastScreen
 from memdash.tui.screens.help import HelpScreen
 from memdash.tui.screens.ledger import LedgerScreen
 from memdash.tui.screens.split import SplitScreen
@@ -50,6 +51,7 @@ class MainScreen(Screen[None]):
         *(Binding(action.key, f"ask('{action.name}')", action.label, show=False) for action in ACTIONS),
         *(Binding(str(index), f"view({index})", name, show=False) for index, name in enumerate(VIEWS)),
         Binding("q", "leave", "detach", show=False),
+        Binding("f", "forecast", "forecast", show=False),
         Binding("l", "ledger", "ledger", show=False),
         Binding("question_mark", "help", "help", show=False),
         Binding("w", "span", "time shown", show=False),
@@ -198,6 +200,10 @@ class MainScreen(Screen[None]):
     def action_help(self) -> None:
         """The help screen."""
         self.app.push_screen(HelpScreen())
+
+    def action_forecast(self) -> None:
+        """Where memory is heading."""
+        self.app.push_screen(ForecastScreen())
 
     def action_ledger(self) -> None:
         """Where the memory is."""

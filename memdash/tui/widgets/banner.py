@@ -1,4 +1,4 @@
-"""The line or two that cannot be missed: how the run ended, or that its supervisor is lost."""
+"""The line or two that cannot be missed: how the run ended, that its supervisor is lost, or what memory is heading for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import textwrap
 
 from memdash.tui.board import Board
 from memdash.tui.figures import ending
+from memdash.tui.foresight import alarm
 from memdash.tui.palette import BACKGROUND, STATUS_COLOURS, WARNING
 from memdash.tui.widgets.words import WordsView
 
@@ -19,8 +20,9 @@ class Banner(WordsView):
     """Hidden as long as there is nothing to say."""
 
     def draw(self, board: Board, lost: str) -> None:
-        """Show the end of the run, or `lost`."""
-        parts, colour = lost.split(_BETWEEN) if lost else [], WARNING
+        """Show the end of the run, or `lost`, or an alarming forecast."""
+        headline, alarming = alarm(board.state)
+        parts, colour = (lost.split(_BETWEEN), WARNING) if lost else ([headline] if headline else [], alarming)
         if board.state is not None and board.is_over():
             parts, colour = ending(board), STATUS_COLOURS[board.state.status]
         self.set_class(not parts, "hidden")

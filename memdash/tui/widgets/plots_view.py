@@ -10,10 +10,12 @@ from textual.containers import Container
 from memdash.tui.board import Board
 from memdash.tui.danger import Danger
 from memdash.tui.figures import DANGER_COLOURS, others_text, simulated
+from memdash.tui.foresight import ahead
 from memdash.tui.palette import (
     ALLOCATED,
     CAPACITY,
     DIM,
+    FORECAST,
     LOSS,
     LOSS_RAW,
     PEAK,
@@ -22,7 +24,7 @@ from memdash.tui.palette import (
     THROUGHPUT,
     WORKING_SET,
 )
-from memdash.tui.plots import Line, canvas_columns, fits, loss_plot, memory_plot, rate_plot
+from memdash.tui.plots import DOTS_X, Line, canvas_columns, fits, loss_plot, memory_plot, rate_plot
 from memdash.tui.series import Window, window
 from memdash.tui.widgets.plot_view import PlotView, Title
 from memdash.units import format_bytes
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 SPANS: tuple[tuple[str, float | None], ...] = (("all", None), ("30m", 1800.0), ("5m", 300.0), ("1m", 60.0))
 SHORT_NAME_BELOW_WIDTH = 50
+PAST_PART = 0.75  # of the canvas, when the rest is wanted for a forecast
 
 
 class PlotsView(Container):
@@ -55,10 +58,12 @@ class PlotsView(Container):
             if view.size.width and view.size.height and view.display:
                 draw[str(view.id)](view, board, clock_s)
 
-    def _window(self, view: PlotView, board: Board, clock_s: float) -> Window:
+    def _window(self, view: PlotView, board: Board, clock_s: float, *, part: float = 1.0) -> Window:
+        """The past in `part` of the canvas, in whole cells."""
         now_s = board.now_s(clock_s)
         origin_s = board.state.created_s if board.state and board.state.created_s else now_s
-        shown = window(origin_s, now_s, SPANS[self.span][1], canvas_columns(view.plot_size[0]))
+        columns = int(canvas_columns(view.plot_size[0]) * part) // DOTS_X * DOTS_X
+        shown = window(origin_s, now_s, SPANS[self.span][1], columns)
         return replace(shown, settled=shown.count) if board.is_over() else shown
 
     def _host(self, view: PlotView, board: Board, clock_s: float) -> None:
@@ -94,13 +99,16 @@ class PlotsView(Container):
         capacity: int | None,
         legend: tuple[tuple[str, str, str], ...],
     ) -> None:
-        plot = None
+        plot, future = None, None
         if fits(*view.plot_size) and any(line.track.last is not None for line in lines):
-            window = self._window(view, board, clock_s)
-            plot = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed)
+            future = ahead(board.state, where, board.series.tightest_rank())
+            window = self._window(view, board, clock_s, part=PAST_PART if future else 1.0)
+            plot = memory_plot(view.plot_size, window, lines, capacity, zoomed=self.zoomed, ahead=future)
         level = board.dangers[where]
         scale = " off scale" if self.zoomed else ""
         notes = [(f"▁ capacity {format_bytes(capacity)}{scale}", CAPACITY)] if capacity else []
+        if future:
+            notes.insert(0, ("⠒ forecast", FORECAST))
         if where == "device" and (gpu := board.gpu()) and (others := others_text(gpu)):
             notes.append((others, DIM))
         label = "SIMULATED" if where == "device" and simulated(board.device()) else ""
