@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from memdash.units import parse_duration
 
     directory = find_run(args.run)
-    check_terminal(hint=f"what happened, in lines: memdash report {directory.run_id}")
     try:
         begin_s = parse_duration(args.begin)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    check_terminal(hint=f"what happened, in lines: memdash report {directory.run_id}")
     timeline = Timeline(directory)
     head = Playhead(timeline.start_s, timeline.end_s, timeline.start_s, playing=True)
     speed = speed_for(head.end_s - head.start_s) if args.speed is None else args.speed

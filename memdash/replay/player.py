@@ -64,6 +64,8 @@ class Player:
         """What has changed since the last one."""
         now_s = self._clock()
         elapsed_s, self._looked_s = now_s - self._looked_s, now_s
+        answers, self._answers = self._answers, []
+        yield from answers
         if self._anew:
             self._anew = False
             yield self._playback(anew=True)
@@ -74,8 +76,6 @@ class Player:
             if self._head.time_s > before.time_s:
                 yield from self._timeline.between(before.time_s, self._head.time_s)
             yield self._playback()
-        answers, self._answers = self._answers, []
-        yield from answers
 
     def _playback(self, *, anew: bool = False) -> wire.Playback:
         head = self._head

@@ -20,6 +20,7 @@ from memdash.units import format_bytes, format_duration
 
 STATE_INTERVAL_S = 0.25  # most broadcasts of the whole state a second: 4
 STATE_SAVE_S = 5.0  # how old state.json may be while nothing important happens
+MOMENT_S = 1.0  # a script that evaluates after every step must not make its states larger than its samples
 SAMPLES = (wire.StepReport, wire.MemorySample, wire.HostSample, wire.GpuSample, ForecastMade)
 ANNOUNCED = ("starting", "pausing", "paused", "stopping")  # another entry has said it
 
@@ -40,7 +41,8 @@ class Telemetry:
         self._unsent = self._unsaved = False
         self._untold = False
         """Whether the state was changed by what no record of samples tells."""
-        self._sent_s = self._saved_s = 0.0
+        self._sent_s = self._saved_s = self._told_s = 0.0
+        self._told_status = ""
         self._store_error = ""
         self._causes = Causes()
         self.listeners: list[Callable[[wire.Message], None]] = []
@@ -145,8 +147,8 @@ class Telemetry:
         self._unsaved = self._journaled = False
         self._saved_s = now_s
         self._recorder.state(msgspec.structs.replace(self.state, heard_s=self._heard_s))
-        if self._untold:
-            self._untold = False
+        if self._untold and (self.state.status != self._told_status or now_s - self._told_s >= MOMENT_S):
+            self._untold, self._told_s, self._told_status = False, now_s, self.state.status
             self._recorder.moment(now_s, self.state)
 
     def _name(self, causes: list[Cause]) -> None:
