@@ -129,6 +129,19 @@ async def test_a_rank_that_was_killed_unseen_is_lost(start_run, watch):
     assert lost.status_reason.endswith(", when no supervisor lived")
 
 
+async def test_a_rank_that_ended_unseen_and_without_a_word(start_run, watch):
+    run = start_run()
+    rank = await connected(run, watch)
+    kill_supervisor(run)
+    run.order("ssq")
+    wait_for_death(rank)
+    launch_supervisor(run.directory)
+    state = run.wait_for_end()
+    assert (state.status, state.step) == ("lost", 2)
+    assert state.status_reason.startswith("it ended by itself at ")
+    assert state.status_reason.endswith(", when no supervisor lived, and did not say how")
+
+
 async def test_an_adopted_rank_that_is_killed_is_killed(start_run, watch):
     run = start_run()
     rank = await connected(run, watch)

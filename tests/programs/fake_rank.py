@@ -1,7 +1,8 @@
 """A training process without torch: one step for every byte that comes through a FIFO, over the real agent.
 
 Bytes: `s` a step, `k` kill -9 itself, `x` raise, `o` report an OOM and go on, `O` run out of memory and end,
-`f` flood stdout, `g` grow until somebody ends that, `e` end well. The end of the FIFO is waited out: the test may close and open it again.
+`f` flood stdout, `g` grow until somebody ends that, `e` end well, `q` end without a word. The end of the FIFO is
+waited out: the test may close and open it again.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ class FakeRank:
         if order == b"f":
             sys.stdout.write(("x" * 1023 + "\n") * 1024 * self.args.flood_mib)
             sys.stdout.flush()
+        if order == b"q":
+            return 3
         if order == b"g":
             grow()
         if order == b"e":
