@@ -1,0 +1,151 @@
+"""Recorded traces in files: what was sampled and reported, compactly, and what became of the run."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from memdash import wire
+
+FOLDER = Path(__file__).parent / "corpus" / "traces"
+SUFFIX = ".trace"
+TICKS = 1000  # a second
+HOST = ("process_bytes", "num_processes", "working_set_bytes", "peak_working_set_bytes", "capacity_bytes")
+STEP = ("step", "micro_batch", "longest")
+DEVICE = (
+    "capacity_bytes",
+    "allocated_bytes",
+    "reserved_bytes",
+    "inactive_split_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "num_alloc_retries",
+    "num_ooms",
+)
+Half = Literal["tuning", "scoring"]
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of the run."""
+
+    died_of: str
+    """`host`, `device`, or empty: it trained to its end."""
+    how: str
+    time_s: float
+    """Unix time of its end."""
+    step: int
+    """The one that it died in, or its last."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One recorded run; the messages are as a supervisor gets them, in the order of their times."""
+
+    name: str
+    started_s: float
+    fate: Fate
+    messages: list[wire.Message]
+
+    @property
+    def half(self) -> Half:
+        """By the name alone, so that it was settled before the trace was recorded."""
+        return "tuning" if sha256(self.name.encode()).digest()[-1] % 2 else "scoring"
+
+    @property
+    def seconds(self) -> float:
+        """From the start of the process to its end."""
+        return self.fate.time_s - self.started_s
+
+
+def save(trace: Trace, folder: Path = FOLDER) -> None:
+    """One file: columns of integers, each as differences, and what is rare as it was sent."""
+    hosts = [message for message in trace.messages if isinstance(message, wire.HostSample)]
+    steps = [message for message in trace.messages if isinstance(message, wire.StepReport)]
+    rest = [message for message in trace.messages if not isinstance(message, wire.HostSample | wire.StepReport)]
+    sources = sorted({sample.host.capacity_source for sample in hosts})
+    content = {
+        "name": trace.name,
+        "started_s": trace.started_s,
+        "fate": asdict(trace.fate),
+        "sources": sources,
+        "host": {
+            "time": _times(hosts, trace.started_s),
+            "source": _differences(sources.index(sample.host.capacity_source) for sample in hosts),
+            **{name: _differences(getattr(sample.host, name) for sample in hosts) for name in HOST},
+        },
+        "steps": {
+            "time": _times(steps, trace.started_s),
+            "took": _differences(round(step.step_time_s * TICKS) for step in steps),
+            **{name: _differences(getattr(step, name) for step in steps) for name in STEP},
+        },
+        "device": {
+            name: _differences(getattr(step.memory, name) or 0 for step in steps if step.memory) for name in DEVICE
+        },
+        "rest": [msgspec.to_builtins(message) for message in rest],
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / (trace.name + SUFFIX)).write_bytes(zlib.compress(json.dumps(content).encode(), 9))
+
+
+def load(path: Path) -> Trace:
+    """As it was saved; what was not recorded is zero or None."""
+    content = json.loads(zlib.decompress(path.read_bytes()))
+    started_s = content["started_s"]
+    messages: list[wire.Message] = [
+        *_hosts(content["host"], content["sources"], started_s),
+        *_steps(content["steps"], content["device"], started_s),
+        *(msgspec.convert(message, wire.Telemetry) for message in content["rest"]),
+    ]
+    messages.sort(key=lambda message: getattr(message, "time_s", 0.0))
+    return Trace(content["name"], started_s, Fate(**content["fate"]), messages)
+
+
+def traces(half: Half, folder: Path = FOLDER) -> list[Trace]:
+    """Those of one half, by name."""
+    loaded = (load(path) for path in sorted(folder.glob("*" + SUFFIX)))
+    return [trace for trace in loaded if trace.half == half]
+
+
+def _hosts(columns: dict[str, list[int]], sources: Sequence[str], started_s: float) -> Iterator[wire.HostSample]:
+    for row in _rows(columns):
+        host = wire.HostMemory(
+            kind="exact", capacity_source=sources[row["source"]], **{name: row[name] for name in HOST}
+        )
+        yield wire.HostSample(time_s=started_s + row["time"] / TICKS, host=host)
+
+
+def _steps(columns: dict[str, list[int]], device: dict[str, list[int]], started_s: float) -> Iterator[wire.StepReport]:
+    memories: Iterable[dict[str, Any]] = _rows(device) if device[DEVICE[0]] else ()
+    readings = iter(memories)
+    for row in _rows(columns):
+        reading = next(readings, None)
+        memory = wire.DeviceMemory(device="simulated", kind="simulated", **reading) if reading else None
+        yield wire.StepReport(
+            rank=0, seq=row["step"], time_s=started_s + row["time"] / TICKS, epoch=0, examples_seen=0,
+            grad_accum_steps=1, step_time_s=row["took"] / TICKS, loss=None, memory=memory,
+            **{name: row[name] for name in STEP},
+        )  # fmt: skip
+
+
+def _times(messages: Iterable[Any], started_s: float) -> list[int]:
+    return _differences(round((message.time_s - started_s) * TICKS) for message in messages)
+
+
+def _differences(values: Iterable[int]) -> list[int]:
+    listed = list(values)
+    return [*listed[:1], *(after - before for before, after in pairwise(listed))]
+
+
+def _rows(columns: dict[str, list[int]]) -> Iterator[dict[str, int]]:
+    names = list(columns)
+    for values in zip(*(accumulate(columns[name]) for name in names), strict=True):
+        yield dict(zip(names, values, strict=True))

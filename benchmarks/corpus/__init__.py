@@ -1,0 +1,1 @@
+"""Recorded traces of real training processes, healthy and dying, and the script that makes them."""
