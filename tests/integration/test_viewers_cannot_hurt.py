@@ -11,6 +11,7 @@ import sys
 from memdash import wire
 from memdash.client import Client
 from memdash.locations import socket_path
+from memdash.store.recorder import recorded_ranks
 from tests.conftest import wait_until
 
 VIEWER = """
@@ -76,14 +77,20 @@ async def test_fifty_viewers_at_once(start_run, watch):
 
 
 async def test_a_flood_of_output_blocks_nobody_and_stays_bounded(start_run, watch):
-    run = start_run("--flood-mib", "100")
+    """1 GiB to stdout and stderr; each step, one a MiB, is reported and recorded all the same."""
+    mib = 1024
+    run = start_run("--flood-mib", str(mib), "--total-steps", "2000")
     watcher = await watch(run)
     await watcher.state(lambda state: state.linked, "the rank's connection")
-    run.order("fs")
-    await watcher.state(lambda state: state.step == 1, "the step after the flood")
+    before = rss_bytes(run.supervisor_pid())
+    run.order("f")
+    state = await watcher.state(lambda state: state.step == mib, "the step after the flood")
+    assert state.dropped_samples == 0
+    assert [row["step"] for _, row in recorded_ranks(run.directory)] == list(range(1, mib + 1))
     log = run.directory.output
     wait_until(lambda: log.stat().st_size <= 33 << 20, "the log to be cut")
     assert log.with_name("output.log.1").stat().st_size <= 16 << 20
+    assert rss_bytes(run.supervisor_pid()) - before < 40 << 20
     skipped = [m.skipped_bytes for m in watcher.seen if isinstance(m, wire.OutputChunk)]
     if not any(skipped):
         chunk = await watcher.until(lambda m: isinstance(m, wire.OutputChunk) and m.skipped_bytes > 0, "skipped bytes")

@@ -1,8 +1,8 @@
 """A training process without torch: one step for every byte that comes through a FIFO, over the real agent.
 
 Bytes: `s` a step, `k` kill -9 itself, `x` raise, `o` report an OOM and go on, `O` run out of memory and end,
-`f` flood stdout, `g` grow until somebody ends that, `e` end well, `q` end without a word. The end of the FIFO is
-waited out: the test may close and open it again.
+`f` flood stdout and stderr with a step after each MiB, `g` grow until somebody ends that, `e` end well, `q` end without
+a word. The end of the FIFO is waited out: the test may close and open it again.
 """
 
 from __future__ import annotations
@@ -140,9 +140,8 @@ class FakeRank:
         if order == b"O":
             session.finish("oom", "one example does not fit")
             return 12
-        if order == b"f":
-            sys.stdout.write(("x" * 1023 + "\n") * 1024 * self.args.flood_mib)
-            sys.stdout.flush()
+        if order == b"f" and not self.flood():
+            return self.stopped()
         if order == b"q":
             return 3
         if order == b"g":
@@ -151,6 +150,17 @@ class FakeRank:
             session.finish()
             return 0
         return None
+
+    def flood(self) -> bool:
+        """So many MiB, to stdout and stderr in turn, and a step after each."""
+        piece = ("x" * 1023 + "\n") * 1024
+        for number in range(self.args.flood_mib):
+            stream = (sys.stdout, sys.stderr)[number % 2]
+            stream.write(piece)
+            stream.flush()
+            if not self.step():
+                return False
+        return True
 
     def stopped(self) -> int:
         """A Stop has come."""
