@@ -32,7 +32,7 @@ class Reader(nn.Module):
         scores = scores.masked_fill((text == PADDING)[:, None, None], float("-inf"))
         maps = scores.softmax(-1)
         if self.maps is not None and self.training:
-            self.maps.append(maps.detach())  # "to look at later": a few hundred kB that stay on the device, step by step
+            self.maps.append(maps.detach())  # "to look at later": what stays on the device, step by step
         x = x + (maps @ v).transpose(1, 2).reshape(size, length, -1)
         x = x + self.back(self.forth(x))
         return self.head(x.mean(1))

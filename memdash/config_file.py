@@ -171,7 +171,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
     def fail(key: str, value: object, why: str, hint: str = "") -> None:
         raise ConfigError(f"{where(key)}: `{key}` = {value!r}: {why}", hint=hint)
 
-    train, data, task = config.train, config.data, config.task
+    train, data = config.train, config.data
     positive = {
         "train.global_batch": train.global_batch,
         "train.learning_rate": train.learning_rate,
@@ -216,15 +216,19 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
     if config.budget.wall:
         _check_duration("budget.wall", config.budget.wall, fail)
     _check_duration("guard.cooldown", config.guard.cooldown, fail)
-    if task.name not in BUILT_IN_TASKS:
-        if ":" not in task.name:
-            near = difflib.get_close_matches(task.name, BUILT_IN_TASKS, n=1, cutoff=0.3)
+    _check_task(config.task.name, data, base, fail)
+
+
+def _check_task(name: str, data: DataSection, base: Path | None, fail: Any) -> None:
+    if name not in BUILT_IN_TASKS:
+        if ":" not in name:
+            near = difflib.get_close_matches(name, BUILT_IN_TASKS, n=1, cutoff=0.3)
             hint = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(BUILT_IN_TASKS)}, or module:function"
-            fail("task.name", task.name, "no such task", hint)
-        _check_own_task(task.name, base, fail)
+            fail("task.name", name, "no such task", hint)
+        _check_own_task(name, base, fail)
     else:
         _check_data(data, base, fail)
-        if task.name == "text-classification" and data.source in BUILT_IN_SOURCES:
+        if name == "text-classification" and data.source in BUILT_IN_SOURCES:
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
 
 

@@ -1,4 +1,4 @@
-"""Does the floor of memory rise, and when would it reach the ceiling?
+"""Whether the floor of memory rises, and when it would reach the ceiling.
 
 The floor is what memory never falls below again. Peaks, saw-teeth (garbage collection, prefetching, checkpoint saves,
 evaluations) and what one step needs stand on it and pass; a leak lifts the floor itself. What is taken for growth must

@@ -12,7 +12,6 @@ from memdash.supervisor.control import ACK_TIMEOUT_S, SAVE_TIMEOUT_S, Control
 from memdash.supervisor.history import History
 from memdash.supervisor.telemetry import Telemetry
 
-
 MIB = 1 << 20
 AT_OOM = wire.DeviceMemory(device="x", kind="simulated", capacity_bytes=8 * MIB, allocated_bytes=7 * MIB)
 
