@@ -83,6 +83,7 @@ class Telemetry:
             self._untold |= not told or self.state.status != before.status
         if self.state.attempt != before.attempt:
             self._causes = Causes()
+            self._heard_s.clear()  # nothing of the new one has been heard, whatever the clock says
         if self.state.status != before.status:
             if self.state.status not in ANNOUNCED:
                 self.journal(_status_level(self.state.status), "state", _status_text(self.state))
