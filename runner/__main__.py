@@ -16,6 +16,7 @@ from pathlib import Path
 
 from memdash.agent.session import Session
 from memdash.errors import ExitCode, MemdashError, UsageError
+from runner.say import print_without_fail
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start.add_argument("--warm-start", default="", metavar="CHECKPOINT", help="go on from the weights of any one")
     parser.add_argument("--micro-batch", type=int, default=0, help="instead of the config's or the checkpoint's")
     options = parser.parse_args(arguments)
+    print_without_fail()
     session = Session()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.request_stop(save="full"))

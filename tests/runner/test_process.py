@@ -46,6 +46,14 @@ def test_it_trains_to_the_end_without_a_supervisor(toy_run: Make) -> None:
     assert verify(checkpoints(run_dir)["step-00000030-light"]).kind == "light"
 
 
+def test_a_full_disk_costs_what_it_prints_and_nothing_else(toy_run: Make) -> None:
+    run_dir = toy_run(train={"epochs": 2})
+    with open("/dev/full", "w") as full:  # every write to it fails for want of room
+        done = subprocess.run(command_line(run_dir), stdout=full, stderr=full, timeout=PROCESS_TIMEOUT_S)
+    assert done.returncode == ExitCode.OK
+    assert set(checkpoints(run_dir)) == {"step-00000010-light"}
+
+
 @pytest.mark.slow
 def test_a_resumed_run_is_bitwise_one_that_never_stopped(toy_run: Make) -> None:
     """20 examples in groups of 3: 7 steps an epoch, so 2 and 6 lie in it, 7 is its edge; dropout and evaluation on."""
