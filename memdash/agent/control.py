@@ -62,11 +62,8 @@ class Control:
 
     def at_boundary(self) -> bool:
         """Obey what has come, waiting here while paused; False when the run is to stop."""
-        while True:
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                return True
+        while not self._commands.empty():
+            command = self._commands.get_nowait()
             if isinstance(command, wire.Pause):
                 if not self._hold(command):
                     return False
@@ -74,6 +71,7 @@ class Control:
                 self._ack(command, result="was not paused")
             elif not self._obey(command):
                 return False
+        return True
 
     def _hold(self, pause: wire.Pause) -> bool:
         """Wait for Resume, obeying everything else meanwhile; False when a Stop came instead."""
