@@ -10,6 +10,7 @@ import pytest
 
 from memdash import wire
 from memdash.errors import ExitCode
+from memdash.host.exit_status import stat_fields
 from memdash.locations import socket_path
 from memdash.store.process_record import read_process, write_process
 from memdash.store.recorder import recorded_ranks
@@ -61,19 +62,37 @@ async def test_adoption(start_run, watch):
 
 async def test_what_a_frozen_supervisor_never_read_is_said_again(start_run, watch):
     run = start_run()
-    rank = await connected(run, watch)
+    await connected(run, watch)
     run.order("ss")
     run.wait_for_journal("training fake")
     wait_until(lambda: recorded(run) == [1, 2], "two steps in the record")
     os.kill(run.supervisor_pid(), signal.SIGSTOP)
     run.order("s" * 200)  # into the socket of a process that will never read it
-    wait_until(lambda: f"/proc/{rank}/fd" and _read_all(run), "the rank to have done them")
+    wait_until(lambda: _read_all(run), "the rank to have done them")
     kill_supervisor(run)
     launch_supervisor(run.directory)
     run.order("e")
     state = run.wait_for_end()
     assert (state.status, state.step, state.dropped_samples) == ("finished", 202, 0)
     assert recorded(run) == list(range(1, 203))
+
+
+async def test_what_did_not_fit_into_the_socket_of_a_frozen_supervisor_is_read_from_the_last_words(start_run, watch):
+    run = start_run("--total-steps", "3000")
+    rank = await connected(run, watch)
+    os.kill(run.supervisor_pid(), signal.SIGSTOP)
+    run.order("s" * 3000 + "e")
+    wait_until(lambda: _is_zombie(rank), "the rank's end")
+    assert list(run.directory.path.glob("last-words*"))
+    os.kill(run.supervisor_pid(), signal.SIGCONT)
+    state = run.wait_for_end()
+    assert (state.status, state.step, state.dropped_samples) == ("finished", 3000, 0)
+    assert recorded(run) == list(range(1, 3001))
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended, and its parent is not there to take note."""
+    return stat_fields(pid)[:1] == ["Z"]
 
 
 def _read_all(run: SupervisedRun) -> bool:
