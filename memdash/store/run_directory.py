@@ -3,6 +3,8 @@
 run.json          what the run is: id, name, what is started; changed by `--set` on a resume
 config.json       the resolved config; config.toml is the user's file as it was
 state.json        the last RunState, replaced whole
+process.json      who the training process is, for a supervisor that did not start it
+last-words-*      what a rank that has ended could not be sure to have said; gone once it is taken in
 states.jsonl      the RunState at the moments when something other than a sample had changed it; append-only
 journal.jsonl     commands, acks, state changes, alerts; append-only
 samples/          one record file per source: host, rank 0, rank 1, ...; beside each, what was made of its rows
@@ -36,7 +38,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created_s: float
     argv: list[str]
-    """The training process; its environment gets MEMDASH_SOCKET, MEMDASH_RUN_ID and MEMDASH_ATTEMPT."""
+    """The training process; its environment gets MEMDASH_SOCKET, MEMDASH_RUN_ID, MEMDASH_ATTEMPT and MEMDASH_RUN_DIR."""
     cwd: str
     env: dict[str, str] = {}
     world_size: int = 1
