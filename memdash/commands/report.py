@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from memdash.errors import ExitCode
 
 if TYPE_CHECKING:
+    from memdash import wire
     from memdash.report import Advice, GpuUse, Report, Tightest
     from memdash.store.run_directory import RunDirectory
 
 JOURNAL_LINES = 20
+QUESTIONS = 2000  # to the forecast, at most: a long run is asked less often than once a second
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +75,8 @@ def _lines(report: Report, directory: RunDirectory, entries: int | None) -> Iter
     if report.advice:
         yield _advice_line(report.advice)
     yield from _curves(directory)
+    yield ""
+    yield from _alert_lines(directory, report.state)
     yield ""
     shown = report.journal[-entries:] if entries else report.journal
     if len(shown) < len(report.journal):
@@ -145,6 +149,41 @@ def _curves(directory: RunDirectory) -> Iterator[str]:
                 else f"{format_bytes(int(low))} to {format_bytes(int(high))}"
             )
             yield f"{name:<12} {sparkline(values)}  {span}"
+
+
+def _alert_lines(directory: RunDirectory, state: wire.RunState) -> Iterator[str]:
+    """What today's forecast makes of the record; the journal has what was said while the run went on."""
+    from memdash.forecast.backtest import alerts, replay
+    from memdash.units import format_duration
+    from memdash.wire import attempt_s
+
+    took_s = state.past_s + attempt_s(state, state.ended_s or time.time())
+    every_s = max(1.0, took_s / QUESTIONS)
+    found = alerts(replay(_replayed(directory, state), directory.record().wall_s, every_s))
+    asked = "" if every_s == 1 else f", asked every {format_duration(every_s)}"
+    if not found:
+        yield f"alerts that would have come{asked}: none"
+        return
+    yield f"alerts that would have come{asked}:"
+    for alert in found:
+        clock = time.strftime("%H:%M:%S", time.localtime(alert.time_s))
+        before = f", {format_duration(state.ended_s - alert.time_s)} before the end" if state.ended_s else ""
+        yield f"  {clock}  #{alert.step:<6} {alert.level}{before}{': ' if alert.headline else ''}{alert.headline}"
+
+
+def _replayed(directory: RunDirectory, state: wire.RunState) -> Iterator[tuple[wire.Message, wire.RunState]]:
+    """Each message with the state after it."""
+    from memdash.store.moments import Moment
+    from memdash.store.replay import recorded_run
+    from memdash.supervisor.run_state import advance
+
+    known = False
+    for each in recorded_run(directory):
+        if isinstance(each, Moment):
+            state, known = each.state, True
+        elif known:
+            state = advance(state, each)
+            yield each, state
 
 
 def _print_csv(directory: RunDirectory) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from memdash import wire
 from memdash.store.journal import Journal
+from memdash.store.lines import LineWriter
 from memdash.store.moments import Moment, MomentWriter
 from memdash.store.run_directory import RunDirectory
 from memdash.store.samples import SampleReader, SampleWriter, read_rows
@@ -74,6 +75,7 @@ class Recorder:
         self._directory = directory
         self._journal = Journal(directory.journal)
         self._moments = MomentWriter(directory.states)
+        self._coming = LineWriter(directory.coming)
         self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
         self._ranks: dict[int, SampleWriter] = {}
         self._before: dict[int, frozenset[float]] = {}
@@ -118,6 +120,10 @@ class Recorder:
             self._rank_file(sample.rank)
         return sample.time_s in self._before.get(sample.rank, ())
 
+    def coming(self, message: wire.ComingGroups) -> None:
+        """Append an order of examples to come."""
+        self._guard(lambda: self._coming.append(wire.encode(message)))
+
     def state(self, state: wire.RunState) -> None:
         """Replace the last state."""
         self._guard(lambda: self._directory.write_state(state))
@@ -130,6 +136,7 @@ class Recorder:
         """Close every file."""
         self._journal.close()
         self._moments.close()
+        self._coming.close()
         for writer in (self._host, *self._ranks.values(), *self._gpus.values()):
             writer.close()
 
@@ -166,6 +173,11 @@ def recorded_ranks(directory: RunDirectory) -> Iterator[tuple[int, dict[str, flo
         rank = int(path.stem.removeprefix("rank-"))
         for row in _rows(path):
             yield rank, row
+
+
+def recorded_rank(directory: RunDirectory, rank: int) -> Iterator[dict[str, float | None]]:
+    """The rows of one rank, oldest first."""
+    return _rows(directory.samples / f"rank-{rank}.rec")
 
 
 def recorded_steps(directory: RunDirectory, attempt: int, after_s: float) -> list[wire.StepReport]:

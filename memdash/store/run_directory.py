@@ -77,6 +77,11 @@ class RunDirectory:
         return self.path / "states.jsonl"
 
     @property
+    def coming(self) -> Path:
+        """Append-only JSONL: the orders of examples to come, as ranks tell them."""
+        return self.path / "coming.jsonl"
+
+    @property
     def output(self) -> Path:
         """What the training process printed."""
         return self.path / "output.log"

@@ -181,6 +181,7 @@ class Telemetry:
         self._hand_on(message)
 
     def _coming(self, message: wire.ComingGroups) -> None:
+        self._recorder.coming(message)
         self._hand_on(message)
 
     def _hand_on(self, message: wire.Message) -> None:

@@ -1,0 +1,84 @@
+"""A recorded run once more: what was sampled and reported, and every state that samples do not tell, by time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from memdash import wire
+from memdash.store.moments import Moment, Moments
+from memdash.store.recorder import RANK_COLUMNS, recorded_hosts, recorded_rank
+from memdash.store.run_directory import RunDirectory
+
+STEP_FIELDS = ("step", "epoch", "examples_seen", "micro_batch", "grad_accum_steps", "num_items", "longest")
+MEMORY_FIELDS = RANK_COLUMNS[13:]
+
+Recorded = wire.HostSample | wire.StepReport | wire.ComingGroups | Moment
+
+_coming = msgspec.json.Decoder(wire.ComingGroups)
+
+
+def recorded_run(directory: RunDirectory) -> Iterator[Recorded]:
+    """Everything that a forecast is made of, oldest first; what was not recorded is zero or None."""
+    ranks = sorted(directory.samples.glob("rank-*.rec"))
+    sources: tuple[Iterator[Recorded], ...] = (
+        _moments(directory),
+        (_host(row) for row in recorded_hosts(directory)),
+        recorded_coming(directory.coming),
+        *(_steps(directory, int(path.stem.removeprefix("rank-"))) for path in ranks),
+    )
+    return heapq.merge(*sources, key=lambda each: each.time_s)
+
+
+def recorded_coming(path: Path) -> Iterator[wire.ComingGroups]:
+    """The orders of examples that ranks have told of; damaged lines are left out."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            yield _coming.decode(line)
+        except msgspec.MsgspecError:
+            continue
+
+
+def _moments(directory: RunDirectory) -> Iterator[Moment]:
+    moments = Moments(directory.states)
+    try:
+        for time_s in moments.times:
+            if (moment := moments.at(time_s)) is not None:
+                yield moment
+    finally:
+        moments.close()
+
+
+def _host(row: Mapping[str, float | None]) -> wire.HostSample:
+    fields: dict[str, Any] = {
+        name: int(row[name] or 0)
+        for name in ("process_bytes", "num_processes", "working_set_bytes", "peak_working_set_bytes", "capacity_bytes")
+    }
+    return wire.HostSample(
+        time_s=row["time_s"] or 0.0, host=wire.HostMemory(kind="exact", capacity_source="the record", **fields)
+    )
+
+
+def _steps(directory: RunDirectory, rank: int) -> Iterator[wire.StepReport]:
+    for row in recorded_rank(directory, rank):
+        if row["step_time_s"] is None:  # a reading between steps
+            continue
+        fields: dict[str, Any] = {name: int(row[name] or 0) for name in STEP_FIELDS}
+        yield wire.StepReport(
+            rank=rank,
+            seq=0,
+            time_s=row["time_s"] or 0.0,
+            step_time_s=row["step_time_s"],
+            loss=row["loss"],
+            memory=_memory(row),
+            **fields,
+        )
+
+
+def _memory(row: Mapping[str, float | None]) -> wire.DeviceMemory:
+    known: dict[str, Any] = {name: int(value) for name in MEMORY_FIELDS if (value := row[name]) is not None}
+    return wire.DeviceMemory(device="the record", kind="exact" if known else "unavailable", **known)
