@@ -35,6 +35,12 @@ class _Bucket:
     above: float
     """The most that a peak stood above a floor reading."""
 
+    def take_in(self, other: _Bucket) -> None:
+        """Be lowest where the lower of the two is."""
+        self.above = max(self.above, other.above)
+        if other.low < self.low:
+            self.low, self.time_s, self.step = other.low, other.time_s, other.step
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -71,32 +77,39 @@ class Floor:
         self._over_steps = over_steps
         self._base_s = base_s
         self._levels: list[deque[_Bucket]] = [deque(maxlen=POINTS + 1) for _ in range(LEVELS)]
+        self._growths: dict[int, Trend | None] = {}
+        """What was found on a level, until another bucket of it is full."""
         self._low = self._high = (0.0, float("inf"))
         self._teeth: list[tuple[float, float]] = []
 
     def add(self, time_s: float, step: float, value: float, peak: float | None = None) -> None:
         """One reading where the step stands lowest, with the peak since the reading before; time without pauses."""
-        above = max(0.0, (value if peak is None else peak) - value)
         self._follow(time_s, value)
-        for level, buckets in enumerate(self._levels):
-            index = int(time_s // (self._base_s * 2**level))
-            last = buckets[-1] if buckets else None
-            if last is not None and index <= last.index:
-                last.above = max(last.above, above)
-                if value < last.low:
-                    last.low, last.time_s, last.step = value, time_s, step
-            else:
-                buckets.append(_Bucket(index, time_s, step, value, above))
+        above = max(0.0, (value if peak is None else peak) - value)
+        self._put(0, _Bucket(int(time_s // self._base_s), time_s, step, value, above))
 
     def trend(self) -> Trend | None:
         """The growth that goes on now, if any; over the longest window in which it has been steady."""
-        for buckets in reversed(self._levels):
-            if len(buckets) < MIN_POINTS:
-                continue
-            found = _growth(list(buckets)[:-1], over_steps=self._over_steps)  # the last one is still being filled
-            if found is not None and not self._is_a_tooth(found):
-                return found
-        return None
+        found = (growth for level in reversed(range(LEVELS)) if (growth := self._growth(level)) is not None)
+        return next((growth for growth in found if not self._is_a_tooth(growth)), None)
+
+    def _growth(self, level: int) -> Trend | None:
+        if level not in self._growths:
+            full = list(self._levels[level])[:-1]  # the last one is still being filled
+            self._growths[level] = _growth(full, over_steps=self._over_steps) if len(full) >= MIN_POINTS - 1 else None
+        return self._growths[level]
+
+    def _put(self, level: int, bucket: _Bucket) -> None:
+        """What is full goes on to the next level, where two buckets make one."""
+        buckets = self._levels[level]
+        last = buckets[-1] if buckets else None
+        if last is not None and bucket.index <= last.index:
+            last.take_in(bucket)
+            return
+        buckets.append(bucket)
+        self._growths.pop(level, None)
+        if last is not None and level + 1 < LEVELS:
+            self._put(level + 1, _Bucket(last.index // 2, last.time_s, last.step, last.low, last.above))
 
     def _follow(self, time_s: float, value: float) -> None:
         """Remember the largest rises that were given back, and how long they took."""
