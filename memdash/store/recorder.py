@@ -144,7 +144,7 @@ class Recorder:
         if rank not in self._ranks:
             path = self._directory.samples / f"rank-{rank}.rec"
             self._ranks[rank] = SampleWriter(path, RANK_COLUMNS)
-            self._before[rank] = frozenset(row["time_s"] or 0.0 for row in _newest_rows(path, RESENT_ROWS))
+            self._before[rank] = frozenset(row["time_s"] or 0.0 for row in newest_rows(path, RESENT_ROWS))
         return self._ranks[rank]
 
     def _append_gpu(self, place: int, row: tuple[float | None, ...]) -> None:
@@ -183,7 +183,7 @@ def recorded_rank(directory: RunDirectory, rank: int) -> Iterator[dict[str, floa
 def recorded_steps(directory: RunDirectory, attempt: int, after_s: float) -> list[wire.StepReport]:
     """The newest steps of an attempt on rank 0, later than a time and oldest first; what is not recorded is zero."""
     path = directory.samples / "rank-0.rec"
-    rows = _newest_rows(path, RESENT_ROWS) if path.exists() else []
+    rows = newest_rows(path, RESENT_ROWS) if path.exists() else []
     wanted = [row for row in rows if row["attempt"] == attempt and (row["time_s"] or 0.0) > after_s]
     return [_step(row) for row in wanted if row["step_time_s"] is not None]
 
@@ -200,7 +200,8 @@ def _rows(path: Path) -> Iterator[dict[str, float | None]]:
     return read_rows(path) if path.exists() else iter(())
 
 
-def _newest_rows(path: Path, count: int) -> list[dict[str, float | None]]:
+def newest_rows(path: Path, count: int) -> list[dict[str, float | None]]:
+    """The last rows of one file, oldest first. Raises RecordCorrupt, OSError."""
     reader = SampleReader(path)
     try:
         return list(reader.rows(max(0, len(reader) - count), len(reader)))

@@ -11,7 +11,7 @@ import msgspec
 
 from memdash import wire
 from memdash.store.moments import Moment, Moments
-from memdash.store.recorder import RANK_COLUMNS, recorded_hosts, recorded_rank
+from memdash.store.recorder import RANK_COLUMNS, newest_rows, recorded_hosts, recorded_rank
 from memdash.store.run_directory import RunDirectory
 
 STEP_FIELDS = ("step", "epoch", "examples_seen", "micro_batch", "grad_accum_steps", "num_items", "longest")
@@ -32,6 +32,21 @@ def recorded_run(directory: RunDirectory) -> Iterator[Recorded]:
         *(_steps(directory, int(path.stem.removeprefix("rank-"))) for path in ranks),
     )
     return heapq.merge(*sources, key=lambda each: each.time_s)
+
+
+def recorded_lately(directory: RunDirectory, attempt: int, rows: int) -> list[wire.HostSample | wire.StepReport]:
+    """The last samples and steps of an attempt, at most so many of each source, oldest first."""
+    found: list[wire.HostSample | wire.StepReport] = []
+    for path in sorted(directory.samples.glob("*.rec")):
+        source, _, rank = path.stem.partition("-")
+        if source not in ("host", "rank"):
+            continue
+        for row in newest_rows(path, rows):
+            if row["attempt"] == attempt and source == "host":
+                found.append(_host(row))
+            elif row["attempt"] == attempt and row["step_time_s"] is not None:
+                found.append(_step(row, int(rank)))
+    return sorted(found, key=lambda each: each.time_s)
 
 
 def recorded_coming(path: Path) -> Iterator[wire.ComingGroups]:
@@ -65,18 +80,21 @@ def _host(row: Mapping[str, float | None]) -> wire.HostSample:
 
 def _steps(directory: RunDirectory, rank: int) -> Iterator[wire.StepReport]:
     for row in recorded_rank(directory, rank):
-        if row["step_time_s"] is None:  # a reading between steps
-            continue
-        fields: dict[str, Any] = {name: int(row[name] or 0) for name in STEP_FIELDS}
-        yield wire.StepReport(
-            rank=rank,
-            seq=0,
-            time_s=row["time_s"] or 0.0,
-            step_time_s=row["step_time_s"],
-            loss=row["loss"],
-            memory=_memory(row),
-            **fields,
-        )
+        if row["step_time_s"] is not None:  # else a reading between steps
+            yield _step(row, rank)
+
+
+def _step(row: Mapping[str, float | None], rank: int) -> wire.StepReport:
+    fields: dict[str, Any] = {name: int(row[name] or 0) for name in STEP_FIELDS}
+    return wire.StepReport(
+        rank=rank,
+        seq=0,
+        time_s=row["time_s"] or 0.0,
+        step_time_s=row["step_time_s"] or 0.0,
+        loss=row["loss"],
+        memory=_memory(row),
+        **fields,
+    )
 
 
 def _memory(row: Mapping[str, float | None]) -> wire.DeviceMemory:

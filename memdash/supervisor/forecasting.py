@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from memdash import wire
 from memdash.forecast.forecaster import Forecaster
+from memdash.store.replay import recorded_lately
+from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.events import ForecastMade
 from memdash.supervisor.run_state import is_final
 from memdash.supervisor.telemetry import Telemetry
 
 EVERY_S = 1.0
+CAUGHT_UP_ROWS = 4096  # of each source: half an hour of host samples, read in a tenth of a second
 LEVELS: dict[wire.Risk, wire.Level] = {"ok": "good", "watch": "info", "warning": "warning", "critical": "error"}
 
 
@@ -35,6 +40,15 @@ class Forecasting:
             self.forecaster.host(message, state)
         elif isinstance(message, wire.ComingGroups):
             self.forecaster.coming(message)
+
+    def catch_up(self, directory: RunDirectory) -> None:
+        """What the supervisor before has recorded of an attempt that goes on."""
+        state = msgspec.structs.replace(self._telemetry.state, phase="training", paused_since_s=None)
+        for message in recorded_lately(directory, state.attempt, CAUGHT_UP_ROWS):
+            if isinstance(message, wire.HostSample):
+                self.forecaster.host(message, state)
+            else:
+                self.forecaster.step(message, msgspec.structs.replace(state, step=message.step))
 
     def tick(self, now_s: float) -> None:
         """`now_s` is Unix time, as run states have it."""

@@ -111,6 +111,9 @@ class _Supervisor:
         except MemdashError as error:
             _tell(ready_fd, f"{error}\n")
             raise
+        if self._found and self._attempts.running and self.attempt == self._found.attempt:  # it was adopted
+            with contextlib.suppress(MemdashError, OSError):
+                self._forecasting.catch_up(self._directory)
         try:
             while not self._done():
                 self._guarded_beat()
