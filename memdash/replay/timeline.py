@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from memdash.errors import StoreError
 from memdash.replay.rows import host_sample, rank_sample, with_figures
 from memdash.store.journal import read_journal
 from memdash.store.moments import Moments
+from memdash.store.printed import Printed
 from memdash.store.run_directory import RunDirectory
 from memdash.store.samples import SampleReader
 from memdash.supervisor.history import History
@@ -33,11 +33,6 @@ ALWAYS_TRUE = (
     *("num_trainable_parameters", "num_examples", "item_name", "total_steps", "steps_per_epoch", "world_size"),
     *("global_batch", "capabilities"),
 )
-NOT_TIMED = """\
-The record does not say when a line was printed:
-the last ones are shown at its end.
-All of them: memdash logs {run}
-"""
 
 Sample = wire.StepReport | wire.MemorySample | wire.HostSample
 
@@ -47,12 +42,13 @@ class Timeline:
 
     def __init__(self, directory: RunDirectory) -> None:
         """Raises StoreError when there is nothing to play."""
-        self._directory = directory
         record = directory.record()
         self._last = directory.state() or wire.RunState(run_id=record.run_id, name=record.name)
         self._history = Keeper(directory).history
         self._readers = {path.stem: SampleReader(path) for path in sorted(directory.samples.glob("*.rec"))}
+        self._drawn = {source: reader for source, reader in self._readers.items() if History.draws(source)}
         self._moments = Moments(directory.states)
+        self._printed = Printed(directory)
         self.start_s = record.created_s
         over_s = self._last.ended_s if is_final(self._last) else None
         until_s = math.inf if over_s is None else over_s + LATE_S
@@ -74,20 +70,18 @@ class Timeline:
         """What a dashboard is told that comes at this time."""
         state = self.state(time_s)
         yield state
-        for source in self._readers:
+        for source in self._drawn:
             yield from self._newest(source, time_s, state)
         yield from self._series(time_s)
         stop = self._entries_up_to(time_s)
         yield from self._journal[max(0, stop - JOURNAL_TAIL) : stop]
-        yield wire.OutputChunk(text=NOT_TIMED.format(run=self._directory.run_id))
-        if time_s >= self.end_s:
-            yield from self._output()
+        yield from self._output(0, self._printed_by(time_s))
         yield wire.Backfilled()
 
     def between(self, after_s: float, until_s: float) -> Iterator[wire.FromSupervisor]:
         """What it is told that was there all the time; many rows at once as a history, which loses no spike."""
         state = self.state(until_s)
-        for source, reader in self._readers.items():
+        for source, reader in self._drawn.items():
             start, stop = reader.up_to(after_s), reader.up_to(until_s)
             if stop - start > SINGLY:
                 history = History()
@@ -97,9 +91,8 @@ class Timeline:
             else:
                 yield from self._samples(source, start, stop, state)
         yield from self._journal[self._entries_up_to(after_s) : self._entries_up_to(until_s)]
+        yield from self._output(self._printed_by(after_s), self._printed_by(until_s))
         yield state
-        if after_s < self.end_s <= until_s:
-            yield from self._output()
 
     def next_s(self, after_s: float) -> float:
         """When the next thing was recorded; the end when there is none."""
@@ -131,6 +124,7 @@ class Timeline:
         for reader in self._readers.values():
             reader.close()
         self._moments.close()
+        self._printed.close()
 
     # ---- one thing each ----
 
@@ -168,14 +162,14 @@ class Timeline:
     def _series(self, time_s: float) -> Iterator[wire.SeriesHistory]:
         """The buckets of the whole run as far as they are over, and the last minutes from their rows."""
         from_s = max(self.start_s, time_s - DETAIL_S)
-        for reader in self._readers.values():
+        for reader in self._drawn.values():
             if (number := reader.up_to(time_s) - DETAIL_ROWS) > 0:
                 from_s = max(from_s, reader.time_s(number))
         width_s = self._history.widest_s() or 1.0
         cut_s = from_s // width_s * width_s  # no bucket lies on both sides of it
         yield from self._history.messages(cut_s)
         detail = History()
-        for source, reader in self._readers.items():
+        for source, reader in self._drawn.items():
             start, stop = reader.up_to(math.nextafter(cut_s, -math.inf)), reader.up_to(time_s)
             detail.load(source, reader.columns(start, stop))
         yield from detail.messages()
@@ -197,12 +191,14 @@ class Timeline:
         rows = reader.rows(number - 1, number) if reader and number else iter(())
         return next((with_figures(like, row) for row in rows), like)
 
-    def _output(self) -> Iterator[wire.OutputChunk]:
-        """The end of what was printed."""
-        if self._directory.output.exists():
-            with open(self._directory.output, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - OUTPUT_TAIL_BYTES))
-                yield wire.OutputChunk(text=file.read(OUTPUT_TAIL_BYTES).decode(errors="replace"))
+    def _printed_by(self, time_s: float) -> int:
+        return self._printed.total if time_s >= self.end_s else self._printed.up_to(time_s)
+
+    def _output(self, start: int, stop: int) -> Iterator[wire.OutputChunk]:
+        """What was printed from one byte up to another, or the end of it when it is long."""
+        skipped = max(0, stop - start - OUTPUT_TAIL_BYTES)
+        if text := self._printed.text(start + skipped, stop):
+            yield wire.OutputChunk(text=text, skipped_bytes=skipped if start else 0)
 
     def _entries_up_to(self, time_s: float) -> int:
         return bisect_right(self._journal, time_s, key=lambda entry: entry.time_s)

@@ -66,6 +66,8 @@ RANK_COLUMNS = (
 
 
 RESENT_ROWS = 8192  # more than a rank can send again
+OUTPUT_COLUMNS = ("time_s", "begins_at", "ends_at")
+"""Bytes that had been printed before the first one of output.log as it was then, and in all."""
 
 
 class Recorder:
@@ -77,6 +79,7 @@ class Recorder:
         self._moments = MomentWriter(directory.states)
         self._coming = LineWriter(directory.coming)
         self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
+        self._output: SampleWriter | None = None
         self._ranks: dict[int, SampleWriter] = {}
         self._before: dict[int, frozenset[float]] = {}
         """Times of the newest rows that were there when a rank's file was opened."""
@@ -110,6 +113,10 @@ class Recorder:
             row = (sample.time_s, attempt, *(getattr(gpu, name) for name in GPU_COLUMNS[2:]))
             self._guard(partial(self._append_gpu, place, row))
 
+    def output(self, time_s: float, begins_at: int, ends_at: int) -> None:
+        """Append how much has been printed by now."""
+        self._guard(lambda: self._output_file().append((time_s, begins_at, ends_at)))
+
     def rank(self, sample: wire.StepReport | wire.MemorySample, attempt: int) -> None:
         """Append one row of a rank; a MemorySample leaves the step's own columns empty."""
         self._guard(lambda: self._rank_file(sample.rank).append(_rank_row(sample, attempt)))
@@ -137,8 +144,14 @@ class Recorder:
         self._journal.close()
         self._moments.close()
         self._coming.close()
-        for writer in (self._host, *self._ranks.values(), *self._gpus.values()):
-            writer.close()
+        for writer in (self._host, self._output, *self._ranks.values(), *self._gpus.values()):
+            if writer is not None:
+                writer.close()
+
+    def _output_file(self) -> SampleWriter:
+        if self._output is None:
+            self._output = SampleWriter(self._directory.samples / "output.rec", OUTPUT_COLUMNS)
+        return self._output
 
     def _rank_file(self, rank: int) -> SampleWriter:
         if rank not in self._ranks:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import chain, compress
 
 from memdash import wire
 from memdash.buckets import BASE_BUCKET_S, MAX_BUCKETS, BucketSeries
@@ -42,6 +42,11 @@ class History:
         self.rows: dict[str, int] = {}
         """Rows that were taken in, of each source."""
 
+    @staticmethod
+    def draws(source: str) -> bool:
+        """Whether there is a series of this source."""
+        return source == "host" or source.startswith("rank-")
+
     def host(self, time_s: float, row: Row) -> None:
         """Take in one host sample; a peak between two samples widens its bucket."""
         self._count("host")
@@ -68,7 +73,7 @@ class History:
         self._count(source, len(columns["time_s"]))
         if source == "host":
             self._load_host(columns)
-        elif source.startswith("rank-"):
+        else:
             self._load_rank(source, columns)
 
     def messages(self, before_s: float = math.inf) -> Iterator[wire.SeriesHistory]:
@@ -110,9 +115,10 @@ class History:
 
     def _load_host(self, columns: Columns) -> None:
         times = columns["time_s"]
-        self._extend("host", "host.working_set", times, columns["peak_working_set_bytes"])
-        for series, field in HOST_SERIES.items():
-            self._extend("host", series, times, columns[field])
+        both = zip(columns["peak_working_set_bytes"], columns["working_set_bytes"], strict=True)
+        twice = chain.from_iterable(zip(times, times, strict=True))
+        self._extend("host", "host.working_set", twice, chain.from_iterable(both))
+        self._extend("host", "host.process", times, columns["process_bytes"])
 
     def _load_rank(self, source: str, columns: Columns) -> None:
         times, rank = columns["time_s"], source.removeprefix("rank-")
@@ -131,7 +137,7 @@ class History:
         if value is not None:
             self._named(source, name).add(time_s, value)
 
-    def _extend(self, source: str, name: str, times: Sequence[float], values: Iterable[float]) -> None:
+    def _extend(self, source: str, name: str, times: Iterable[float], values: Iterable[float]) -> None:
         self._named(source, name).extend(times, values)
 
     def _named(self, source: str, name: str) -> BucketSeries:

@@ -22,6 +22,8 @@ class Keeper:
         self.history = History()
         self._kept: dict[str, int] = {}
         for record in sorted(directory.samples.glob("*.rec")):
+            if not History.draws(record.stem):
+                continue
             source, reader = record.stem, SampleReader(record)
             self._kept[source] = self._unpack(source, *kept_history(record, reader))
             for start in range(self._kept[source], len(reader), CHUNK_ROWS):

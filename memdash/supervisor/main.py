@@ -21,6 +21,7 @@ from memdash.client import new_command_id
 from memdash.errors import MemdashError, SupervisorAlreadyRunning
 from memdash.locations import socket_path
 from memdash.store.journal import read_journal
+from memdash.store.printed import printed_before
 from memdash.store.recorder import Recorder
 from memdash.store.run_directory import RunDirectory, RunRecord
 from memdash.supervisor.attempts import Attempts
@@ -78,6 +79,7 @@ class _Supervisor:
             journal_seq=journal[-1].seq if journal else 0,
         )
         self._output = OutputLog(directory.output)
+        self._output.begins_at = printed_before(directory)
         self._server = Server(self, socket_path(self.run_id))
         self._attempts = Attempts(directory, self._telemetry, self._output, lambda: bool(self._server.ranks))
         self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
@@ -89,6 +91,7 @@ class _Supervisor:
         self._idle_since_s = time.monotonic()
         self._had_viewer = False
         self._beats = 0
+        self._recorded_output = self._output.ends_at
         self._fault = ""
         self._dismissed = False
 
@@ -161,6 +164,7 @@ class _Supervisor:
             self._telemetry.host(sample)
         if self._beats % HOST_REPORT_BEATS == 0:
             self._gpus.tick()
+            self._record_output()
         self._read_output()
         self._attempts.watch(now_s)
         self._control.tick(now_s)
@@ -177,6 +181,12 @@ class _Supervisor:
         text, skipped = self._output.read_new()
         if text or skipped:
             self._telemetry.output(text, skipped)
+
+    def _record_output(self) -> None:
+        """When how much had been printed, for whoever plays the record."""
+        if self._output.ends_at != self._recorded_output:
+            self._recorded_output = self._output.ends_at
+            self._recorder.output(time.time(), self._output.begins_at, self._output.ends_at)
 
     def _done(self) -> bool:
         if self._dismissed:

@@ -22,6 +22,8 @@ class OutputLog:
         self._max_bytes = max_bytes
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._position = os.fstat(self._descriptor).st_size
+        self.begins_at = 0
+        """Bytes that were printed before the first one of the file as it is now."""
         self.marked_at = 0
         """Where the output of this attempt begins."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -30,6 +32,11 @@ class OutputLog:
     def descriptor(self) -> int:
         """Opened for appending: the training process's stdout and stderr."""
         return self._descriptor
+
+    @property
+    def ends_at(self) -> int:
+        """Bytes that were printed in all, as far as they have been read."""
+        return self.begins_at + self._position
 
     def read_new(self) -> tuple[str, int]:
         """Text that came since the last call, and how many bytes before it were skipped because they were too many."""
@@ -73,4 +80,5 @@ class OutputLog:
         except OSError:
             pass  # on a full disk the old half is worth less than the room it takes
         os.ftruncate(self._descriptor, 0)
+        self.begins_at += self._position
         self._position = self.marked_at = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from memdash import wire
 
 SMALL_S, LARGE_S, LARGE_PART = 10.0, 60.0, 0.01
-AT_MARK_S = 0.5  # whoever is so near to a mark has been there
+AT_MARK_S = 0.05
+AGAIN_S = 0.7  # who goes back twice within this means the mark before, though it has played on since
 
 
 def step_s(playback: wire.Playback, *, large: bool) -> float:
@@ -20,7 +21,8 @@ def within(playback: wire.Playback, time_s: float) -> float:
 
 def next_mark(playback: wire.Playback, direction: int) -> wire.Mark | None:
     """The nearest warning or error after (1) or before (-1) now."""
-    ahead = [mark for mark in playback.marks if direction * (mark.time_s - playback.time_s) > AT_MARK_S]
+    near_s = AT_MARK_S + (AGAIN_S * playback.speed if playback.playing and direction < 0 else 0.0)
+    ahead = [mark for mark in playback.marks if direction * (mark.time_s - playback.time_s) > near_s]
     return min(ahead, key=lambda mark: abs(mark.time_s - playback.time_s), default=None)
 
 

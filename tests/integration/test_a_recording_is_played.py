@@ -44,7 +44,7 @@ def test_in_a_terminal(start_run, terminal):
     terminal.wait_for(r"out of memory in")
     terminal.press("End")
     terminal.wait_for(r"✓ finished")
-    terminal.wait_for(r"step 60/1,000")
+    terminal.wait_for(r"step 68/1,000")
     terminal.wait_for(r"x{20}")  # the end of what it printed
     terminal.press("p")
     terminal.wait_for(r"this is a recording")

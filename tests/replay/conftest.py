@@ -73,8 +73,10 @@ def recorded(monkeypatch) -> Recorded:
     telemetry.receive(wire.Goodbye(rank=0, time_s=clock.now_s, step=step, outcome="finished"))
     telemetry.advance(RankExited(time_s=clock.now_s, exit_code=0))
     run.states.append((clock.now_s, telemetry.state))
+    run.directory.output.write_text("epoch 1\nepoch 2\nthe last line\n")
+    recorder.output(T0 + 30, 0, 8)
+    recorder.output(T0 + 80, 0, 16)
     recorder.close()
-    (run.directory.output).write_text("epoch 1\nthe last line\n")
     return run
 
 

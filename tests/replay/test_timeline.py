@@ -12,6 +12,7 @@ from memdash import wire
 from memdash.buckets import BucketSeries
 from memdash.errors import StoreError
 from memdash.replay.timeline import DETAIL_S, Timeline
+from memdash.store.journal import Journal
 from memdash.store.samples import SampleReader
 from memdash.supervisor.history import History
 from memdash.supervisor.telemetry import STATE_SAVE_S
@@ -84,8 +85,7 @@ def test_playing_there_and_seeking_there_come_to_the_same(timeline, step_s):
     assert (played.state, played.host, played.devices) == (sought.state, sought.host, sought.devices)
     assert played.journal == sought.journal
     assert whole(played) == whole(sought)
-    assert "the last line" in "\n".join(played.output.lines)
-    assert "the last line" in "\n".join(sought.output.lines)
+    assert played.output.lines == sought.output.lines == ["epoch 1", "epoch 2", "the last line", ""]
 
 
 @pytest.mark.parametrize("at_s", [0.0, 12.3, 65.0, 119.0])
@@ -94,7 +94,8 @@ def test_nothing_of_what_came_later(timeline, at_s):
     assert all(entry.time_s <= T0 + at_s for entry in board.journal)
     spans = [board.series[name]._whole.span_s for name in board.series.names()]
     assert all(span[1] <= T0 + at_s + 0.25 for span in spans if span)
-    assert "the last line" not in "\n".join(board.output.lines)
+    printed = [line for when_s, line in ((30, "epoch 1"), (80, "epoch 2")) if at_s >= when_s]
+    assert board.output.lines == [*printed, ""]
 
 
 def test_marks_are_the_warnings_and_errors(timeline):
@@ -147,6 +148,20 @@ def test_when_the_next_thing_was_recorded(timeline):
         at_s = T0 + rng.random() * (SECONDS - 2)
         assert at_s < timeline.next_s(at_s) <= at_s + 0.5
     assert timeline.next_s(timeline.end_s) == timeline.end_s
+
+
+def test_who_looked_at_it_later_is_not_part_of_it(recorded):
+    journal = Journal(recorded.directory.journal)
+    entry = wire.JournalEntry(
+        seq=99, time_s=T0 + 1e6, attempt=0, step=0, level="warning", kind="link", text="connection dropped"
+    )
+    journal.append(entry)
+    journal.close()
+    timeline = Timeline(recorded.directory)
+    assert timeline.end_s == pytest.approx(T0 + SECONDS)
+    assert entry not in timeline.everything(T0 + 2e6)
+    assert all(mark.time_s < T0 + SECONDS for mark in timeline.marks)
+    timeline.close()
 
 
 def test_nothing_to_play():

@@ -46,6 +46,7 @@ def test_a_long_log_is_cut_and_appending_goes_on(log, tmp_path):
     assert (tmp_path / "output.log.1").stat().st_size == 1 << 19
     os.write(log.descriptor, b"new\n")
     assert log.read_new() == ("new\n", 0)
+    assert (log.begins_at, log.ends_at) == ((1 << 20) + 5, (1 << 20) + 9)
 
 
 def test_an_attempt_is_searched_by_itself(log):

@@ -43,11 +43,18 @@ def test_how_far_an_arrow_goes(length_s: float, large: bool, expected_s: float) 
 
 @pytest.mark.parametrize(
     ("seconds", "direction", "expected"),
-    [(0, 1, 31), (31, 1, 60), (59.8, 1, 100), (100, 1, None), (60, -1, 31), (31, -1, None), (120, -1, 100)],
+    [(0, 1, 31), (31, 1, 60), (59.8, 1, 60), (100, 1, None), (60, -1, 31), (31, -1, None), (120, -1, 100)],
 )
 def test_the_next_mark(seconds: float, direction: int, expected: float | None) -> None:
-    mark = next_mark(at(seconds), direction)
+    mark = next_mark(at(seconds, playing=False), direction)
     assert (mark and mark.time_s - T0) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(60, 31), (66, 31), (70, 60)])
+def test_back_twice_while_it_plays(seconds: float, expected: float) -> None:
+    mark = next_mark(at(seconds, speed=10.0), -1)
+    assert mark
+    assert mark.time_s - T0 == expected
 
 
 @pytest.mark.parametrize(

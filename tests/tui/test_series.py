@@ -68,6 +68,19 @@ def test_a_spike_survives_any_width() -> None:
         assert max(bucket.maximum for bucket in columns if bucket) == 1000.0
 
 
+def test_the_last_minutes_of_a_history_stay_fine() -> None:
+    track, first = Track(), int(scenes.T0 * 4)
+    for start in range(0, 6000, 2000):  # 25 minutes: more than wide buckets alone would keep apart
+        buckets = list(range(first + start, first + start + 2000))
+        values = [float(index) for index in buckets]
+        track.merge(
+            wire.SeriesHistory(series="x", bucket_s=0.25, buckets=buckets, minimum=values, maximum=values, last=values)
+        )
+    shown = window(scenes.T0, scenes.T0 + 1499.75, 20.0, 81)
+    assert shown.width_s == 0.25
+    assert [bucket and bucket.last for bucket in track.columns(shown)] == [first + 5919.0 + n for n in range(81)]
+
+
 def test_live_samples_land_in_the_same_columns_as_a_rebuild() -> None:
     live, later = Track(), Track()
     shown = window(0.0, 100.0, None, 50)

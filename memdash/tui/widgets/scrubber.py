@@ -75,12 +75,12 @@ def bar(playback: wire.Playback, width: int) -> Words:
 
 def _left(playback: wire.Playback) -> Words:
     held = ("► ", f"bold {INFO}") if playback.playing else ("‖ ", f"bold {WARNING}")
-    at = format_duration(round(playback.time_s - playback.start_s))
+    at = format_duration(playback.time_s - playback.start_s)
     return (held, (f"x{playback.speed:g}".ljust(6), TEXT if playback.playing else DIM), (f"{at:>7} ", f"bold {TEXT}"))
 
 
 def _right(playback: wire.Playback, *, clock: bool) -> Words:
-    total = (f" {format_duration(round(playback.end_s - playback.start_s))}", DIM)
+    total = (f" {format_duration(playback.end_s - playback.start_s)}", DIM)
     if not clock:
         return (total,)
     return (total, (time.strftime("  %a %H:%M:%S", time.localtime(playback.time_s)), DIM))
