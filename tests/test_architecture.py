@@ -63,7 +63,7 @@ def test_each_contract_bites(tmp_path):
         assert re.search(rf"^{re.escape(contract['name'])}.*BROKEN", report, re.MULTILINE), report
 
 
-HEAVY = ("torch", "transformers", "numpy", "plotext")
+HEAVY = ("torch", "transformers", "numpy", "plotext", "matplotlib")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,12 @@ def test_a_fresh_interpreter_loads_no_more_than_it_needs(module, absent):
 def test_only_one_file_imports_plotext():
     users = [path for path in MODULES if re.search(r"^\s*(import|from) plotext", path.read_text(), re.MULTILINE)]
     assert [path.name for path in users] == ["plotting.py"]
+
+
+def test_only_one_file_imports_matplotlib_and_only_when_it_draws():
+    users = [path for path in MODULES if re.search(r"^\s*(import|from) matplotlib", path.read_text(), re.MULTILINE)]
+    assert [path.name for path in users] == ["_picture.py"]
+    assert not re.search(r"^(import|from) matplotlib", users[0].read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

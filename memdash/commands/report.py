@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memdash.errors import ExitCode
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="everything as one JSON object")
     how.add_argument("--csv", action="store_true", help="every recorded step as CSV")
+    how.add_argument("--png", type=Path, metavar="FILE", help="a page that shows the whole run; needs memdash[export]")
+    how.add_argument("--svg", type=Path, metavar="FILE", help="the same to be scaled, or put on a web page")
     parser.add_argument(
         "--journal", action="store_true", help=f"the whole journal, not only its last {JOURNAL_LINES} lines"
     )
@@ -43,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     state = directory.state()
     if state is None:
         raise StoreError(f"{directory.path} has no state yet: nothing was started")
+    if args.png or args.svg:
+        return _draw(args, directory, state)
     rows = (recorded_hosts(directory), recorded_ranks(directory), recorded_gpus(directory))
     report = make_report(state, read_journal(directory.journal), *rows)
     if args.json:
@@ -184,6 +189,21 @@ def _replayed(directory: RunDirectory, state: wire.RunState) -> Iterator[tuple[w
         elif known:
             state = advance(state, each)
             yield each, state
+
+
+def _draw(args: argparse.Namespace, directory: RunDirectory, state: wire.RunState) -> int:
+    from memdash.commands._picture import draw
+    from memdash.report import verdict
+    from memdash.store.journal import read_journal
+    from memdash.store.recorder import recorded_hosts, recorded_ranks
+    from memdash.timeline import make_timeline
+
+    journal = read_journal(directory.journal)
+    timeline = make_timeline(state, journal, recorded_hosts(directory), recorded_ranks(directory))
+    path = args.png or args.svg
+    draw(path, "png" if args.png else "svg", state, verdict(state), timeline)
+    print(path)
+    return ExitCode.OK
 
 
 def _print_csv(directory: RunDirectory) -> int:
