@@ -49,6 +49,10 @@ class ModelSection(Section, frozen=True, kw_only=True):
     """A `transformers` model type, used when `pretrained` is empty."""
     config: dict[str, Any] = {}
     """Fields of that architecture's config, such as `hidden_size = 128`; with `pretrained` they override its own."""
+    freeze: Literal["none", "encoder"] = "none"
+    """`encoder` = only the head (and a pooler) is trained: no gradients, optimizer state or activations for the rest."""
+    trained_layers: int = 0
+    """With `freeze = "encoder"`: its last so many layers are trained all the same."""
 
 
 class DataSection(Section, frozen=True, kw_only=True):
@@ -99,6 +103,8 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """Gradient clipping over the whole group; 0 = off."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Of the forward pass, by autocast; weights stay fp32. `fp16` scales the loss (GradScaler)."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward instead of keeping them: less memory, a third more time."""
     grow_after: int = 200
     """Steps without an OOM after which a micro-batch that was shrunk is tried one size larger; 0 = never."""
     mlm_probability: float = 0.15

@@ -179,6 +179,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         "checkpoint.keep_last": config.checkpoint.keep_last,
     }
     not_negative = {
+        "model.trained_layers": config.model.trained_layers,
         "train.micro_batch": train.micro_batch,
         "train.max_steps": train.max_steps,
         "train.warmup_steps": train.warmup_steps,
@@ -204,6 +205,8 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         fail("data.validation_fraction", data.validation_fraction, "must be at least 0 and below 1")
     if not train.max_steps and not train.epochs > 0:
         fail("train.epochs", train.epochs, "must be more than 0 when train.max_steps is 0")
+    if config.model.trained_layers and config.model.freeze == "none":
+        fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
     if data.vocab_size < 100:
         fail("data.vocab_size", data.vocab_size, "must be at least 100")
     try:

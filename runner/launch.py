@@ -14,6 +14,7 @@ from memdash.batching import BatchSplit
 from memdash.checkpoints import Checkpoint, choose
 from memdash.errors import UsageError
 from memdash.units import format_bytes, format_count
+from runner.adapt import adapt
 from runner.checkpoint import CheckpointStore
 from runner.device import Device, open_device
 from runner.disk_budget import DiskBudget
@@ -52,6 +53,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
         raise UsageError(f"task.name = {config.task.name!r}: there are no examples to train on")
     seed_everything(config.run.seed)  # whatever the task drew while it read its data, weights follow the seed
     model = task.build_model()
+    adapt(model, config)
     model.train()
     state = _on_device(model, device, spec, session)
     plan = Plan(len(task.train_lengths), config.train.global_batch, config.train)
@@ -124,12 +126,15 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "total_steps": plan.total_steps,
         **{key: getattr(train, key) for key in TRAIN_KEYS},
+        **{key: getattr(spec.config.model, key) for key in TRAINED},
     }
 
 
 TRAIN_KEYS = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "max_grad_norm", "precision")
 POSITION = ("task", "seed", "num_examples", "lengths_sha256")
 """With another one of these the position in the data would mean other examples; the rest only changes the bits."""
+TRAINED = ("freeze", "trained_layers")
+"""With another one of these the optimizer's state would be that of other parameters."""
 
 
 def _restore(
@@ -150,6 +155,12 @@ def _restore(
         raise UsageError(
             f"{checkpoint.path}: cannot go on from it, because {' and '.join(obstacles)} differ from this config's",
             hint="its position in the data would mean other examples; start a new run instead",
+        )
+    others = [key for key in changed if key in TRAINED]
+    if exact and others:
+        raise UsageError(
+            f"{checkpoint.path}: cannot go on exactly, because what is trained has changed ({', '.join(others)})",
+            hint="`--warm-start` goes on from its weights alone",
         )
     if exact:
         state.load_all(checkpoint.path)
