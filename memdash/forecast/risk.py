@@ -14,9 +14,12 @@ ORDER: tuple[Risk, ...] = ("ok", "watch", "warning", "critical")
 WATCH_S, WARNING_S = 3600.0, 900.0
 CRITICAL_S, CRITICAL_SAVES = 60.0, 5.0
 """Critical is what leaves time for no more than this, or for so many full checkpoints."""
-SHORTLY_S = 120.0
-WAY_SEEN, WAY_GONE = 0.1, 1 / 3
-"""A trend is watched, or believed, when it has gone so much of the way that it still has to go; or when it ends shortly."""
+WAY_SEEN, WAY_GONE = 0.1, 1 / 2
+"""A trend is watched, or believed, when it has gone so much of the way that it still has to go."""
+NEARLY_FULL = 0.75
+"""What will have filled so much of the room by the end of the first epoch is not waited for."""
+GONE_ON = 0.25
+"""Growth of the first epoch is believed when it has gone on for so much of its span in the second."""
 CALM_S = 15.0
 
 
@@ -25,13 +28,24 @@ def trend_risk(trend: Trend, gap_bytes: float, reach_s: tuple[float, float, floa
     early_s, likely_s, _ = reach_s
     if state.eta_s is not None and early_s > state.eta_s:
         return "ok"
-    believed = trend.rise_bytes >= WAY_GONE * gap_bytes or likely_s < SHORTLY_S
+    believed = trend.rise_bytes >= WAY_GONE * gap_bytes and not may_fill_up(trend, gap_bytes, likely_s, state)
     if state.eta_s is None or likely_s <= state.eta_s:
         if believed and early_s < max(CRITICAL_S, CRITICAL_SAVES * (state.longest_save_s or 0.0)):
             return "critical"
         if believed and likely_s < WARNING_S:
             return "warning"
     return "watch" if likely_s < WATCH_S and trend.rise_bytes >= WAY_SEEN * gap_bytes else "ok"
+
+
+def may_fill_up(trend: Trend, gap_bytes: float, likely_s: float, state: RunState) -> bool:
+    """Whether it may end by itself well before the ceiling: a cache is full when every example has come once."""
+    if gap_bytes <= 0 or likely_s <= 0:
+        return False
+    left_s = (state.start_step + state.steps_per_epoch - state.step) * (state.step_time_s or 0.0)
+    filled_bytes = trend.rise_bytes + gap_bytes * max(0.0, left_s) / likely_s
+    if filled_bytes >= NEARLY_FULL * (trend.rise_bytes + gap_bytes):
+        return False
+    return left_s > -GONE_ON * trend.span_s
 
 
 def misfit_risk(misfit: Misfit, in_s: float, *, sure: bool) -> Risk:

@@ -8,7 +8,8 @@ have gone on through most of a window, so that a start-up, a jump and a cache th
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from memdash.forecast.robust import Line, theil_sen
 
@@ -19,9 +20,16 @@ PARTS, RISING_PARTS = 6, 5
 MOST_IN_ONE_PART = 0.5
 SLOWING, STILL = 0.5, 0.25
 MIN_SPAN_S = 20.0
+NEWEST = 3  # buckets of half a second
+BEHIND, BEHIND_NOISE = 0.1, 4.0
+"""Growth has ended when readings are behind by so much of the rise, and by so many times the usual miss."""
 GIVEN_BACK = 0.5
 """A fall by so much of a rise ends it: that was a tooth of a saw."""
 MAX_TEETH = 16
+AS_HIGH = 0.8
+SURER = 0.5
+UNSTEADY = 0.03
+"""How much rates change that look as steady as can be: on the traces that the forecast was tuned on."""
 
 
 @dataclass
@@ -32,12 +40,12 @@ class _Bucket:
     step: float
     low: float
     """The floor within the bucket."""
-    above: float
-    """The most that a peak stood above a floor reading."""
+    high: float
+    """The highest peak within it."""
 
     def take_in(self, other: _Bucket) -> None:
         """Be lowest where the lower of the two is."""
-        self.above = max(self.above, other.above)
+        self.high = max(self.high, other.high)
         if other.low < self.low:
             self.low, self.time_s, self.step = other.low, other.time_s, other.step
 
@@ -49,7 +57,9 @@ class Trend:
     line: Line
     """Bytes over seconds of time in which the run was not paused, or over steps."""
     spike_bytes: float
-    """How far peaks stand above the floor; the ceiling is hit when floor and spike together reach it."""
+    """How far the highest peaks stand above the floor; the ceiling is hit when floor and spike together reach it."""
+    spike_every: float
+    """From one such peak to the next, in units of the line's x."""
     span_s: float
     rise_bytes: float
     """What the floor gained within that time."""
@@ -58,12 +68,14 @@ class Trend:
 
     def reach(self, capacity_bytes: float, now: float) -> tuple[float, float, float]:
         """How far from now, in units of the line's x, the ceiling is hit: earliest, likely, latest of an 80 % interval."""
-        gap = capacity_bytes - self.spike_bytes - self.line.value(now)
-        slack = self.line.noise
+        line, gap = self.line, capacity_bytes - self.spike_bytes - self.line.value(now)
+        wait = min(self.spike_every, self.spike_bytes / line.slope)  # for the next peak once there is no room for it
         return (
-            max(0.0, gap - slack) / max(self.line.slope_high, self.line.slope),
-            max(0.0, gap) / self.line.slope,
-            (max(0.0, gap + slack) / self.line.slope_low) if self.line.slope_low > 0 else float("inf"),
+            max(0.0, gap - line.noise) / max(line.slope_high, line.slope) * (1 - UNSTEADY),
+            max(0.0, gap) / line.slope + wait / 2,
+            (max(0.0, gap + line.noise) / line.slope_low * (1 + UNSTEADY) + wait)
+            if line.slope_low > 0
+            else float("inf"),
         )
 
 
@@ -85,13 +97,34 @@ class Floor:
     def add(self, time_s: float, step: float, value: float, peak: float | None = None) -> None:
         """One reading where the step stands lowest, with the peak since the reading before; time without pauses."""
         self._follow(time_s, value)
-        above = max(0.0, (value if peak is None else peak) - value)
-        self._put(0, _Bucket(int(time_s // self._base_s), time_s, step, value, above))
+        high = value if peak is None else max(value, peak)
+        self._put(0, _Bucket(int(time_s // self._base_s), time_s, step, value, high))
 
     def trend(self) -> Trend | None:
         """The growth that goes on now, if any; over the longest window in which it has been steady."""
-        found = (growth for level in reversed(range(LEVELS)) if (growth := self._growth(level)) is not None)
-        return next((growth for growth in found if not self._is_a_tooth(growth)), None)
+        for level in reversed(range(LEVELS)):
+            growth = self._growth(level)
+            if growth is not None:
+                growth = self._at_its_present_rate(growth, level)
+                if self._goes_on(growth) and not self._is_a_tooth(growth):
+                    return growth
+        return None
+
+    def _at_its_present_rate(self, growth: Trend, level: int) -> Trend:
+        """With the line of a shorter window, and a still shorter one, as long as that tells more."""
+        for shorter in reversed(range(level)):
+            latest = self._growth(shorter)
+            if latest is None or not _tells_more(latest.line, growth.line):
+                break
+            growth = replace(growth, line=latest.line)
+        return growth
+
+    def _goes_on(self, trend: Trend) -> bool:
+        """Whether the newest readings are where the line has them, and not where it has left them behind."""
+        newest = list(self._levels[0])[-NEWEST:]
+        last = newest[-1]
+        ahead = trend.line.value(last.step if self._over_steps else last.time_s) - max(bucket.low for bucket in newest)
+        return ahead <= max(BEHIND * trend.rise_bytes, BEHIND_NOISE * trend.line.noise)
 
     def _growth(self, level: int) -> Trend | None:
         if level not in self._growths:
@@ -109,7 +142,7 @@ class Floor:
         buckets.append(bucket)
         self._growths.pop(level, None)
         if last is not None and level + 1 < LEVELS:
-            self._put(level + 1, _Bucket(last.index // 2, last.time_s, last.step, last.low, last.above))
+            self._put(level + 1, _Bucket(last.index // 2, last.time_s, last.step, last.low, last.high))
 
     def _follow(self, time_s: float, value: float) -> None:
         """Remember the largest rises that were given back, and how long they took."""
@@ -128,6 +161,15 @@ class Floor:
         return any(rise >= GIVEN_BACK * trend.rise_bytes and took_s * 2 > trend.span_s for rise, took_s in self._teeth)
 
 
+def _tells_more(latest: Line, whole: Line) -> bool:
+    """Whether the slope was another lately, or is much surer: the whole window is no single line then."""
+    if latest.slope_low > whole.slope_high or latest.slope_high < whole.slope_low:
+        return True
+    return (latest.slope_high - latest.slope_low) / latest.slope < SURER * (
+        whole.slope_high - whole.slope_low
+    ) / whole.slope
+
+
 def _growth(buckets: list[_Bucket], *, over_steps: bool) -> Trend | None:
     """A line through the floor of these buckets, when it rose through most of them."""
     span_s = buckets[-1].time_s - buckets[0].time_s
@@ -136,21 +178,38 @@ def _growth(buckets: list[_Bucket], *, over_steps: bool) -> Trend | None:
     floor = envelope([bucket.low for bucket in buckets])
     if not rises(floor):
         return None
-    line = theil_sen([bucket.step if over_steps else bucket.time_s for bucket in buckets], floor)
+    xs = [bucket.step if over_steps else bucket.time_s for bucket in buckets]
+    line = theil_sen(xs, floor)
     if line.slope_low <= 0:
         return None
-    recent = buckets[len(buckets) * 2 // 3 :]
-    spike = max(bucket.above for bucket in recent)
-    return Trend(line, spike, span_s, floor[-1] - floor[0], buckets[-1].step - buckets[0].step)
+    steps = buckets[-1].step - buckets[0].step
+    spike, every = _spikes(buckets, floor, xs, line)
+    return Trend(line, spike, every, span_s, floor[-1] - floor[0], steps)
+
+
+def _spikes(buckets: list[_Bucket], floor: list[float], xs: list[float], line: Line) -> tuple[float, float]:
+    """The highest peak above the floor in the later two thirds, and how far apart peaks nearly as high are."""
+    recent = range(len(buckets) // 3, len(buckets))
+    grown = line.slope * (xs[-1] - xs[0]) / len(xs)  # within one bucket
+    above = [max(0.0, buckets[index].high - floor[index] - grown) for index in recent]
+    spike = max(above)
+    count = sum(each >= AS_HIGH * spike for each in above)
+    return spike, (xs[-1] - xs[recent[0]]) / count
 
 
 def envelope(values: list[float]) -> list[float]:
-    """The highest line below all values that never falls: what was never gone below again."""
+    """The highest line below all values that never falls: what was never gone below again.
+
+    What has risen since the last fall is not taken for floor before it has lasted for longer than rises do that fall.
+    """
+    falls = [index for index in range(1, len(values)) if values[index] < values[index - 1]]
+    longest = max((after - before for before, after in pairwise(falls)), default=0)
+    last = falls[-1] if falls and len(values) - falls[-1] <= longest else len(values) - 1
     floor, lowest = [], float("inf")
-    for value in reversed(values):
+    for value in reversed(values[: last + 1]):
         lowest = min(lowest, value)
         floor.append(lowest)
-    return floor[::-1]
+    return [*floor[::-1], *[values[last]] * (len(values) - 1 - last)]
 
 
 def rises(floor: list[float]) -> bool:
