@@ -24,6 +24,7 @@ from memdash.supervisor.run_state import advance, is_final
 DETAIL_S, DETAIL_ROWS = 600.0, 4096  # before a time: read row by row, where a long history has wide buckets
 FOLDED_ROWS = {"rank-0": 64, "host": 1}  # what came before them is forgotten, by smoothed figures too
 NEWEST_ROWS = 8
+FORECAST_S = 30.0  # an older one says what was to come soon, of a time that is over
 SINGLY = 32  # more rows than this at once are told as a history
 JOURNAL_TAIL = 500
 OUTPUT_TAIL_BYTES = 64 << 10
@@ -117,7 +118,8 @@ class Timeline:
                 for sample in self._samples(source, start, stop, state):
                     state = advance(state, sample)
         gpus = [self._gpu(place, gpu, time_s) for place, gpu in enumerate(state.gpus)]
-        return msgspec.structs.replace(state, gpus=gpus)
+        forecast = state.forecast if state.forecast and time_s - state.forecast.time_s <= FORECAST_S else None
+        return msgspec.structs.replace(state, gpus=gpus, forecast=forecast)
 
     def close(self) -> None:
         """Close every file."""

@@ -79,7 +79,7 @@ class Telemetry:
         before, self.state = self.state, advance(self.state, event)
         if self.state is not before:
             self._unsent = self._unsaved = True
-            told = isinstance(event, SAMPLES) and _risk(self.state) == _risk(before)
+            told = isinstance(event, SAMPLES) and _risk(self.state) == _risk(before) and not _alarms(event)
             self._untold |= not told or self.state.status != before.status
         if self.state.attempt != before.attempt:
             self._causes = Causes()
@@ -255,6 +255,11 @@ class Telemetry:
 
 def _risk(state: wire.RunState) -> wire.Risk:
     return state.forecast.level if state.forecast else "ok"
+
+
+def _alarms(event: object) -> bool:
+    """Whether it is a forecast that somebody should act on: its words are true only for a while."""
+    return isinstance(event, ForecastMade) and event.forecast.level in ("warning", "critical")
 
 
 def _status_level(status: wire.RunStatus) -> wire.Level:

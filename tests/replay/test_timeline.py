@@ -13,11 +13,14 @@ from memdash.buckets import BucketSeries
 from memdash.errors import StoreError
 from memdash.replay.timeline import DETAIL_S, Timeline
 from memdash.store.journal import Journal
+from memdash.store.recorder import Recorder
 from memdash.store.samples import SampleReader
+from memdash.supervisor import telemetry as telemetry_module
+from memdash.supervisor.events import ForecastMade
 from memdash.supervisor.history import History
-from memdash.supervisor.telemetry import STATE_SAVE_S
+from memdash.supervisor.telemetry import STATE_SAVE_S, Telemetry
 from memdash.tui.board import Board
-from tests.replay.conftest import SECONDS, T0, new_run
+from tests.replay.conftest import SECONDS, T0, Clock, new_run
 
 SMOOTHED = ("smoothed_loss", "step_time_s", "examples_per_s", "items_per_s", "eta_s")
 EVENTS_AT = (1.0, 9.0, 40.0, 60.0, 70.0, 90.0)
@@ -96,6 +99,30 @@ def test_nothing_of_what_came_later(timeline, at_s):
     assert all(span[1] <= T0 + at_s + 0.25 for span in spans if span)
     printed = [line for when_s, line in ((30, "epoch 1"), (80, "epoch 2")) if at_s >= when_s]
     assert board.output.lines == [*printed, ""]
+
+
+def test_a_forecast_is_shown_as_long_as_it_was_true(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(telemetry_module, "time", clock)
+    directory = new_run("warned")
+    recorder = Recorder(directory)
+    telemetry = Telemetry(wire.RunState(run_id="warned", name="x"), recorder, History())
+    for beat in range(60):
+        clock.now_s = T0 + beat
+        level = "critical" if 10 <= beat < 20 else "ok"
+        forecast = wire.Forecast(time_s=clock.now_s, level=level, headline=f"full in {60 - beat} s")
+        telemetry.advance(ForecastMade(forecast))
+        telemetry.tick(clock.now_s)
+    recorder.close()
+    timeline = Timeline(directory)
+    for beat in (12, 15, 19):
+        then = timeline.state(T0 + beat + 0.5).forecast
+        assert then.level == "critical"
+        assert beat - 5 <= then.time_s - T0 <= beat
+    later = timeline.state(T0 + 27).forecast
+    assert later is None or later.level == "ok"
+    assert timeline.state(T0 + 59).forecast is None
+    timeline.close()
 
 
 def test_marks_are_the_warnings_and_errors(timeline):

@@ -6,18 +6,30 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from memdash import wire
 from tests.tui import scenes
 from tests.tui.conftest import FakeClient, dashboard_on, until
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
 
-    from memdash import wire
     from memdash.tui.app import Dashboard, DashboardExit
 
 LIFE = scenes.life()
 ENDED = scenes.state(
     status="oom", ended_s=scenes.T0 + 120, exit_code=12, status_reason="4 recoveries did not help", linked=False
+)
+PLAYBACK = wire.Playback(
+    time_s=scenes.T0 + 100,
+    start_s=scenes.T0,
+    end_s=scenes.T0 + 400,
+    speed=5.0,
+    playing=True,
+    marks=[
+        wire.Mark(time_s=scenes.T0 + 31, level="warning"),
+        wire.Mark(time_s=scenes.T0 + 250, level="warning"),
+        wire.Mark(time_s=scenes.T0 + 399, level="error"),
+    ],
 )
 
 
@@ -34,8 +46,9 @@ class SnapCompare(Protocol):
         ((120, 40), LIFE, []),
         ((120, 40), LIFE, ["b", "up"]),
         ((80, 24), [*LIFE, ENDED], []),
+        ((80, 24), [*LIFE, PLAYBACK], []),
     ],
-    ids=["80x24", "120x40", "120x40-split", "80x24-out-of-memory"],
+    ids=["80x24", "120x40", "120x40-split", "80x24-out-of-memory", "80x24-recording"],
 )
 def test_picture(
     size: tuple[int, int], says: list[wire.FromSupervisor], keys: list[str], snap_compare: SnapCompare
