@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_CELLS = 96
-FIRST_CELLS = 5  # different loads, before anything is said of a load that has not been seen
+FIRST_CELLS = 8  # different loads, before anything is said of a load that has not been seen
 PLAUSIBLE = 1.5  # times the error of the form that fits best
 SLACK = 0.005  # of the peak: what allocators round
 HUBER, ROUNDS = 1.5, 3
@@ -65,7 +65,8 @@ class PeakModel:
         if cell is not None and peak_bytes <= cell.peak:
             return
         self._cells[key] = _Cell(micro_batch, longest, peak_bytes)
-        self._forms = None
+        if cell is None or peak_bytes > (1 + SLACK) * cell.peak:
+            self._forms = None
         if len(self._cells) > MAX_CELLS:
             del self._cells[min(self._cells, key=lambda each: self._cells[each].load)]
 
@@ -88,7 +89,8 @@ class PeakModel:
         features = _features(micro_batch, longest)
         likely = plausible[0].predict(features)
         spread = [fit.predict(features) for fit in plausible]
-        error = max(plausible[0].error, SLACK * likely)
+        beyond = max(1.0, micro_batch * longest / largest)  # a miss grows with the distance
+        error = max(plausible[0].error * beyond, SLACK * likely)
         floor = max(below, default=0.0)  # nobody needs less than a smaller load did
         return Estimate(
             max(floor, min(spread) - error),

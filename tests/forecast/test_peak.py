@@ -59,8 +59,21 @@ def test_too_little_was_seen():
     assert (smaller.likely_bytes, smaller.seen) == (5000, True)  # it needs no more than a larger load did
 
 
+def test_the_first_few_steps_are_no_law():
+    """Optimizer state is made in them, and sorted lengths differ by little."""
+    model = learnt(lambda m, n: bert(m, n) + (3000 if n < 20 else 0), [(8, n) for n in range(16, 22)])
+    assert model.estimate(8, 400) is None
+
+
+def test_the_farther_from_what_was_seen_the_wider():
+    law = {n: bert(8, n) * random.Random(n).uniform(0.9, 1.0) for n in range(16, 160, 7)}
+    model = learnt(lambda m, n: law[n])
+    near, far = model.estimate(8, 160), model.estimate(8, 1600)
+    assert far.high_bytes - far.likely_bytes >= 8 * (near.high_bytes - near.likely_bytes)
+
+
 def test_without_lengths_the_micro_batch_alone_tells():
-    model = learnt(lambda m, n: 100 + 50 * m, [(m, 0) for m in (1, 2, 3, 4, 5, 6)])
+    model = learnt(lambda m, n: 100 + 50 * m, [(m, 0) for m in (1, 2, 3, 4, 5, 6, 7, 8)])
     assert model.estimate(16, 0).likely_bytes == pytest.approx(900, rel=0.02)
 
 
