@@ -194,7 +194,8 @@ class Timeline:
         return next((with_figures(like, row) for row in rows), like)
 
     def _printed_by(self, time_s: float) -> int:
-        return self._printed.total if time_s >= self.end_s else self._printed.up_to(time_s)
+        over = time_s >= self.end_s and is_final(self._last)
+        return self._printed.total if over else self._printed.up_to(time_s)
 
     def _output(self, start: int, stop: int) -> Iterator[wire.OutputChunk]:
         """What was printed from one byte up to another, or the end of it when it is long."""

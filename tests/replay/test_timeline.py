@@ -191,6 +191,14 @@ def test_who_looked_at_it_later_is_not_part_of_it(recorded):
     timeline.close()
 
 
+def test_a_live_run_up_to_what_was_recorded(recorded):
+    recorded.directory.write_state(recorded.states[150][1])
+    timeline = Timeline(recorded.directory)
+    board = board_of(*timeline.everything(timeline.end_s))
+    assert board.output.lines == ["epoch 1", "epoch 2", ""]  # the line after it may have come later
+    timeline.close()
+
+
 def test_nothing_to_play():
     with pytest.raises(StoreError, match="nothing of empty is recorded yet"):
         Timeline(new_run("empty"))
