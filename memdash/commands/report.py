@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memdash.store.run_directory import RunDirectory
 
 JOURNAL_LINES = 20
+REPLAYED_ROWS = 100_000  # of the record, at most: some seconds of CPU
 QUESTIONS = 2000  # to the forecast, at most: a long run is asked less often than once a second
 
 
@@ -164,12 +165,10 @@ def _alert_lines(directory: RunDirectory, state: wire.RunState) -> Iterator[str]
 
     took_s = state.past_s + attempt_s(state, state.ended_s or time.time())
     every_s = max(1.0, took_s / QUESTIONS)
-    found = alerts(replay(_replayed(directory, state), directory.record().wall_s, every_s))
-    asked = "" if every_s == 1 else f", asked every {format_duration(every_s)}"
-    if not found:
-        yield f"alerts that would have come{asked}: none"
-        return
-    yield f"alerts that would have come{asked}:"
+    said = list(replay(_replayed(directory, state), directory.record().wall_s, every_s))
+    span_s = said[-1].forecast.time_s - said[0].forecast.time_s if said else 0.0
+    found = alerts(said)
+    yield f"alerts that would have come in the last {format_duration(span_s)}:{'' if found else ' none'}"
     for alert in found:
         clock = time.strftime("%H:%M:%S", time.localtime(alert.time_s))
         before = f", {format_duration(state.ended_s - alert.time_s)} before the end" if state.ended_s else ""
@@ -183,7 +182,7 @@ def _replayed(directory: RunDirectory, state: wire.RunState) -> Iterator[tuple[w
     from memdash.supervisor.run_state import advance
 
     known = False
-    for each in recorded_run(directory):
+    for each in recorded_run(directory, REPLAYED_ROWS):
         if isinstance(each, Moment):
             state, known = each.state, True
         elif known:

@@ -188,11 +188,6 @@ def recorded_ranks(directory: RunDirectory) -> Iterator[tuple[int, dict[str, flo
             yield rank, row
 
 
-def recorded_rank(directory: RunDirectory, rank: int) -> Iterator[dict[str, float | None]]:
-    """The rows of one rank, oldest first."""
-    return _rows(directory.samples / f"rank-{rank}.rec")
-
-
 def recorded_steps(directory: RunDirectory, attempt: int, after_s: float) -> list[wire.StepReport]:
     """The newest steps of an attempt on rank 0, later than a time and oldest first; what is not recorded is zero."""
     path = directory.samples / "rank-0.rec"

@@ -11,8 +11,9 @@ import msgspec
 
 from memdash import wire
 from memdash.store.moments import Moment, Moments
-from memdash.store.recorder import RANK_COLUMNS, newest_rows, recorded_hosts, recorded_rank
+from memdash.store.recorder import RANK_COLUMNS, newest_rows
 from memdash.store.run_directory import RunDirectory
+from memdash.store.samples import SampleReader
 
 STEP_FIELDS = ("step", "epoch", "examples_seen", "micro_batch", "grad_accum_steps", "num_items", "longest")
 MEMORY_FIELDS = RANK_COLUMNS[13:]
@@ -22,14 +23,18 @@ Recorded = wire.HostSample | wire.StepReport | wire.ComingGroups | Moment
 _coming = msgspec.json.Decoder(wire.ComingGroups)
 
 
-def recorded_run(directory: RunDirectory) -> Iterator[Recorded]:
-    """Everything that a forecast is made of, oldest first; what was not recorded is zero or None."""
+def recorded_run(directory: RunDirectory, most_rows: int) -> Iterator[Recorded]:
+    """Everything that a forecast is made of, oldest first; what was not recorded is zero or None.
+
+    Of the samples and steps only the newest, so many in all.
+    """
     ranks = sorted(directory.samples.glob("rank-*.rec"))
+    rows = most_rows // (1 + len(ranks))
     sources: tuple[Iterator[Recorded], ...] = (
         _moments(directory),
-        (_host(row) for row in recorded_hosts(directory)),
+        (_host(row) for row in _newest(directory.samples / "host.rec", rows)),
         recorded_coming(directory.coming),
-        *(_steps(directory, int(path.stem.removeprefix("rank-"))) for path in ranks),
+        *(_steps(path, rows) for path in ranks),
     )
     return heapq.merge(*sources, key=lambda each: each.time_s)
 
@@ -78,8 +83,20 @@ def _host(row: Mapping[str, float | None]) -> wire.HostSample:
     )
 
 
-def _steps(directory: RunDirectory, rank: int) -> Iterator[wire.StepReport]:
-    for row in recorded_rank(directory, rank):
+def _newest(path: Path, rows: int) -> Iterator[dict[str, float | None]]:
+    """One after the other: they may be many."""
+    if not path.exists():
+        return
+    reader = SampleReader(path)
+    try:
+        yield from reader.rows(max(0, len(reader) - rows), len(reader))
+    finally:
+        reader.close()
+
+
+def _steps(path: Path, rows: int) -> Iterator[wire.StepReport]:
+    rank = int(path.stem.removeprefix("rank-"))
+    for row in _newest(path, rows):
         if row["step_time_s"] is not None:  # else a reading between steps
             yield _step(row, rank)
 

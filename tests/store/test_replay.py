@@ -40,7 +40,7 @@ def test_everything_comes_by_its_time(tmp_path):
     recorder.moment(1.0, wire.RunState(run_id="r", name="r", global_batch=8))
     recorder.coming(coming)
     recorder.close()
-    found = list(recorded_run(directory))
+    found = list(recorded_run(directory, 100))
     kinds = [(type(each).__name__, each.time_s) for each in found]
     assert kinds == [
         ("Moment", 1.0), ("HostSample", 2.0), ("ComingGroups", 2.5), ("StepReport", 3.0), ("StepReport", 3.1),
@@ -54,13 +54,24 @@ def test_everything_comes_by_its_time(tmp_path):
     assert found[6].memory.capacity_bytes is None
 
 
+def test_of_a_long_record_the_newest_is_replayed(tmp_path):
+    (tmp_path / "samples").mkdir()
+    directory = RunDirectory(tmp_path)
+    recorder = Recorder(directory)
+    for number in range(30):
+        recorder.host(wire.HostSample(time_s=number, host=HOST), 0)
+        recorder.rank(step(0, number, number + 0.5), 0)
+    recorder.close()
+    assert [each.time_s for each in recorded_run(directory, 8)] == [26, 26.5, 27, 27.5, 28, 28.5, 29, 29.5]
+
+
 def test_an_older_record_has_no_orders_and_a_damaged_line_is_left_out(tmp_path):
     (tmp_path / "samples").mkdir()
     directory = RunDirectory(tmp_path)
-    assert list(recorded_run(directory)) == []
+    assert list(recorded_run(directory, 100)) == []
     recorder = Recorder(directory)
     coming = wire.ComingGroups(rank=0, time_s=2.5, through_step=9, steps=[3], longest=[200], examples=[5])
     recorder.coming(coming)
     recorder.close()
     directory.coming.write_bytes(b"{torn\n" + directory.coming.read_bytes())
-    assert list(recorded_run(directory)) == [coming]
+    assert list(recorded_run(directory, 100)) == [coming]
