@@ -1,0 +1,142 @@
+"""A whole plan as one JSON object: the data, the table of micro-batches, what will not fit and when, what fits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from memdash.batching import divisors
+from memdash.config import RunConfig
+from runner.optimizer import Plan
+from runner.planning.estimate import Estimator
+from runner.planning.outlook import Moment, Outlook, look
+from runner.planning.statistics import LengthStatistics, Slices, blow_up, epochs
+from runner.planning.tracer import Tracer
+from runner.tasks.protocol import Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_ROWS = 10  # micro-batches in the table
+TIGHT = 0.9  # of the capacity: fragments of the device's cache, and what lives within one operation, are not estimated
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is to fit into."""
+
+    capacity_bytes: int | None
+    framework_bytes: int = 0
+    """Of it, what is taken before the first tensor."""
+    granularity: int = 1
+
+    @property
+    def for_tensors(self) -> int | None:
+        """What is left for tensors; None where nobody knows."""
+        return None if self.capacity_bytes is None else self.capacity_bytes - self.framework_bytes
+
+
+class Planner:
+    """Traces a task's step, and answers from that."""
+
+    def __init__(self, task: Task, model: nn.Module, config: RunConfig, room: Room) -> None:
+        began_s = time.process_time()
+        self._config = config
+        self._task = task
+        self._room = room
+        self._group = config.train.global_batch
+        self._parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
+        self._tracer = Tracer(task, model, config.train)
+        example = {length: index for index, length in enumerate(task.train_lengths)}
+        self._estimator = Estimator(
+            lambda batch, length: self._tracer.trace(batch, example[length]),
+            task.train_lengths,
+            self._group,
+            room.granularity,
+        )
+        self._tracing_s = time.process_time() - began_s
+
+    def plan(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        statistics = self._statistics
+        micro_batches = self._micro_batches()
+        outlooks = {size: self._outlook(size) for size in micro_batches}
+        fitting = [size for size in micro_batches if outlooks[size].fits]
+        return {
+            "model": {
+                "parameters": sum(count for count, _ in self._parameters),
+                "trainable": sum(count for count, is_trained in self._parameters if is_trained),
+            },
+            "data": {
+                "item_name": self._task.item_name,
+                **asdict(statistics),
+                "padding": blow_up(self._task.train_lengths, self._epoch(self._config.micro_batch)),
+            },
+            "steps": self._plan.total_steps,
+            "group": self._group,
+            "configured": self._config.micro_batch,
+            "precision": self._config.train.precision,
+            "largest": max(fitting, default=None) if self._room.for_tensors is not None else None,
+            "room": {**asdict(self._room), "tight": TIGHT},
+            "rows": [self._row(size, outlooks[size]) for size in micro_batches],
+            "method": {
+                "scaled": not self._estimator.why_not_scaled,
+                "why_not": self._estimator.why_not_scaled,
+                "checked_error": self._estimator.checked_error,
+                "traces": self._tracer.num_traces,
+                "cpu_s": round(self._tracing_s, 3),
+            },
+        }
+
+    @cached_property
+    def _statistics(self) -> LengthStatistics:
+        return LengthStatistics.of(self._task.train_lengths)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return Plan(len(self._task.train_lengths), self._group, self._config.train)
+
+    def _micro_batches(self) -> list[int]:
+        """Those that cut the group evenly, and the config's own."""
+        sizes = divisors(self._group)
+        if len(sizes) > MAX_ROWS:
+            sizes = sizes[: MAX_ROWS // 2] + sizes[-MAX_ROWS // 2 :]
+        return sorted({*sizes, self._config.micro_batch})
+
+    def _epoch(self, micro_batch: int) -> Slices:
+        return next(epochs(self._task.train_lengths, self._group, micro_batch, self._config.run.seed, 1 << 60))
+
+    def _outlook(self, micro_batch: int) -> Outlook:
+        lengths, seed, steps = self._task.train_lengths, self._config.run.seed, self._plan.total_steps
+        run = epochs(lengths, self._group, micro_batch, seed, steps)
+        return look(run, self._need, micro_batch, self._room.for_tensors)
+
+    def _need(self, phase: Any, batch: int, length: int) -> int:
+        return self._estimator.phase(phase, batch, length).bytes
+
+    def _row(self, micro_batch: int, outlook: Outlook) -> dict[str, Any]:
+        num_slices = -(-self._group // micro_batch)
+        statistics = self._statistics
+        lengths = {"longest": statistics.longest, "p99": statistics.p99, "median": statistics.median}
+        peaks = {name: self._estimator.step(micro_batch, length, num_slices) for name, length in lengths.items()}
+        room = self._room.for_tensors
+        total = outlook.worst_bytes + self._room.framework_bytes
+        verdict = "unknown" if room is None else "oom" if not outlook.fits else "fits"
+        if verdict == "fits" and total > TIGHT * (self._room.capacity_bytes or 0):
+            verdict = "tight"
+        return {
+            "micro_batch": micro_batch,
+            "slices": num_slices,
+            "peak_bytes": {name: peak.bytes + self._room.framework_bytes for name, peak in peaks.items()},
+            "terms": {**peaks["longest"].terms, "framework": self._room.framework_bytes},
+            "worst_bytes": total,
+            "worst": _as_json(outlook.worst),
+            "first_over": _as_json(outlook.first_over),
+            "verdict": verdict,
+        }
+
+
+def _as_json(moment: Moment | None) -> dict[str, int] | None:
+    return asdict(moment) if moment else None
