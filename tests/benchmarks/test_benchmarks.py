@@ -92,6 +92,19 @@ def test_gpus() -> None:
             assert line["ours"] > 1  # the driver was really loaded
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_overhead() -> None:
+    pytest.importorskip("transformers")
+    rows = run("overhead")
+    assert_measured(rows)
+    agent = [line for line in rows if line["figure"].endswith("agent on") and line["peer_name"] == "agent off"]
+    assert len(agent) == 3 + 3  # steps of 5, 50 and 500 ms, on the CPU and on the simulated device
+    for line in rows:
+        if line["figure"].startswith("one report") and not str(line["ours"]).startswith(NOT_MEASURED):
+            assert 0.5 < line["ours"] < 5000  # microseconds: a report was made, and it is not a step
+
+
 def test_a_row_is_judged_by_ours_or_by_the_ratio() -> None:
     assert row("seconds", 1, 4, "peer", "ratio", "<=", 0.5).met is True
     assert row("seconds", 3, 4, "peer", "ratio", "<=", 0.5).met is False

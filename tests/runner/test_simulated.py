@@ -187,6 +187,19 @@ def test_what_is_freed_serves_whatever_fits_best_and_gaps_are_fragments(native: 
     assert grown() == (0, 0)
 
 
+def test_a_rest_of_a_mib_or_less_stays_with_its_tensor(native: Native) -> None:
+    device, _ = native(1 << 30)
+    device.empty_cache()
+    base = device.read_memory().reserved_bytes or 0
+    first, second = (torch.empty(size * MIB // 2, dtype=torch.uint8) for size in (19, 16))
+    del first
+    held = torch.empty(9 * MIB, dtype=torch.uint8)  # in the 9.5 MiB of the first
+    del second  # 10.5 MiB are free behind it
+    large = torch.empty(10 * MIB + 3 * MIB // 4, dtype=torch.uint8)
+    assert (device.read_memory().reserved_bytes or 0) - base == SHARED + 12 * MIB
+    del held, large
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_comes_and_goes_the_books_add_up(native: Native, seed: int) -> None:
     device, _ = native(256 * MIB)
