@@ -73,7 +73,9 @@ def record_a_leak(directory) -> None:
     recorder.close()
     directory.states.unlink()
     directory.write_state(msgspec.structs.replace(state, ended_s=began_s + 120))
-    running = msgspec.structs.replace(state, status="running", phase="training", ended_s=None, total_steps=10**9)
+    running = msgspec.structs.replace(
+        state, status="running", phase="training", ended_s=None, total_steps=10**9, steps_per_epoch=0
+    )
     moments = MomentWriter(directory.states)
     moments.append(Moment(began_s, running))
     moments.close()
