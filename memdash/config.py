@@ -94,7 +94,13 @@ class TrainSection(Section, frozen=True, kw_only=True):
     learning_rate: float = 5e-4
     """Peak learning rate."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, not applied to biases and norms."""
+    """Decoupled from the gradient (with `sgd`: added to it); not applied to biases and norms."""
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    """Bytes of state per fp32 parameter: `adamw` 8, `sgd` 0 (4 with momentum), `adafactor` next to none."""
+    optimizer_impl: Literal["auto", "fused", "foreach", "for-loop"] = "auto"
+    """`fused` needs no memory for an update, `for-loop` that of one weight, `foreach` that of all. `auto` = the least."""
+    momentum: float = 0.0
+    """Of `sgd`."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

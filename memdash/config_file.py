@@ -205,6 +205,12 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         fail("data.validation_fraction", data.validation_fraction, "must be at least 0 and below 1")
     if not train.max_steps and not train.epochs > 0:
         fail("train.epochs", train.epochs, "must be more than 0 when train.max_steps is 0")
+    if not 0 <= train.momentum < 1:
+        fail("train.momentum", train.momentum, "must be at least 0 and below 1")
+    if train.momentum and train.optimizer != "sgd":
+        fail("train.momentum", train.momentum, f"{train.optimizer} has none", 'only optimizer = "sgd" has')
+    if train.optimizer == "adafactor" and train.optimizer_impl == "fused":
+        fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
     if config.model.trained_layers and config.model.freeze == "none":
         fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
     if data.vocab_size < 100:

@@ -22,7 +22,7 @@ from runner.evaluation import Evaluation
 from runner.growth import Growth
 from runner.loop import Loop
 from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
-from runner.optimizer import Plan, make_optimizer
+from runner.optimizer import Plan, make_optimizer, state_bytes
 from runner.precision import Precision
 from runner.randomness import seed_everything
 from runner.rollback import Rollback
@@ -36,7 +36,7 @@ from runner.tasks.protocol import Task
 from runner.training_state import Progress, TrainingState, read_training
 
 if TYPE_CHECKING:
-    from torch.optim import AdamW
+    from torch.optim import Optimizer
 
 
 def prepare(spec: Spec, session: Session) -> Loop:
@@ -98,7 +98,7 @@ def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -
         session.notice(note, level="warning")
         say(note)
 
-    def place() -> AdamW:
+    def place() -> Optimizer:
         device.place(model)
         return make_optimizer(model, spec.config.train)
 
@@ -106,7 +106,10 @@ def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -
     if isinstance(optimizer, OutOfMemory):
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-        need = f"weights of {format_bytes(weights)} with gradients and optimizer state of {format_bytes(3 * trained)}"
+        state = state_bytes(model, spec.config.train)
+        need = (
+            f"weights of {format_bytes(weights)} with gradients and optimizer state of {format_bytes(trained + state)}"
+        )
         room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
         raise OutOfMemoryStop(f"the model does not fit the device{room}: {need}", state_is_whole=False)
     return TrainingState(model, optimizer, Progress(), device, Precision(spec.config.train.precision, device))
@@ -126,15 +129,17 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "total_steps": plan.total_steps,
         **{key: getattr(train, key) for key in TRAIN_KEYS},
-        **{key: getattr(spec.config.model, key) for key in TRAINED},
+        "freeze": spec.config.model.freeze,
+        "trained_layers": spec.config.model.trained_layers,
     }
 
 
-TRAIN_KEYS = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "max_grad_norm", "precision")
+TRAIN_KEYS: tuple[str, ...] = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "max_grad_norm")
+TRAIN_KEYS += ("precision", "optimizer", "optimizer_impl", "momentum")
 POSITION = ("task", "seed", "num_examples", "lengths_sha256")
 """With another one of these the position in the data would mean other examples; the rest only changes the bits."""
-TRAINED = ("freeze", "trained_layers")
-"""With another one of these the optimizer's state would be that of other parameters."""
+TRAINED = ("freeze", "trained_layers", "optimizer", "momentum")
+"""With another one of these the optimizer's state would be of another kind, or of other parameters."""
 
 
 def _restore(

@@ -11,7 +11,7 @@ from torch import Tensor
 from runner.device import CpuDevice, Device
 
 if TYPE_CHECKING:
-    from torch.optim import AdamW
+    from torch.optim import Optimizer
 
 Name = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -48,12 +48,12 @@ class Precision:
         """The loss to go backward from."""
         return self._scaler.scale(loss) if self._scaler else loss
 
-    def unscale(self, optimizer: AdamW) -> None:
+    def unscale(self, optimizer: Optimizer) -> None:
         """Gradients as they would be without the scale; once a group, after its last backward."""
         if self._scaler:
             self._scaler.unscale_(optimizer)
 
-    def step(self, optimizer: AdamW) -> bool:
+    def step(self, optimizer: Optimizer) -> bool:
         """Update unless a gradient overflowed; whether it did. The scale follows."""
         if self._scaler is None:
             optimizer.step()

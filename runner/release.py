@@ -13,6 +13,7 @@ from torch import Tensor
 from memdash.errors import MemdashError
 from memdash.units import format_bytes
 from runner.oom import OutOfMemory, attempt
+from runner.optimizer import state_on_device
 from runner.training_state import TrainingState
 
 HOST_MARGIN = 1.05  # the rest of the process and its neighbours live there too
@@ -68,8 +69,7 @@ class Release:
         model, optimizer = self._state.model, self._state.optimizer
         yield from model.parameters()
         yield from model.buffers()
-        for entry in optimizer.state.values():
-            yield from entry.values()
+        yield from state_on_device(optimizer)
 
     def _num_bytes(self) -> int:
         storages = [tensor.untyped_storage() for tensor in self._tensors()]

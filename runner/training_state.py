@@ -26,7 +26,7 @@ from runner.randomness import RngState
 from runner.tensorfile import size_bytes, write_tensors
 
 if TYPE_CHECKING:
-    from torch.optim import AdamW
+    from torch.optim import Optimizer
 
 WEIGHTS, STATE, TRAINING = "model.safetensors", "state.safetensors", "training.json"
 CONFIG = "config.json"  # of transformers, written by the task
@@ -50,7 +50,7 @@ class TrainingState:
     """All that changes while a run trains."""
 
     model: nn.Module
-    optimizer: AdamW
+    optimizer: Optimizer
     progress: Progress
     device: Device
     precision: Precision = field(default_factory=Precision)

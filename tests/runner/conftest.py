@@ -111,14 +111,14 @@ class Trainer:
         device: Device | None = None,
         precision: Name = "fp32",
         grow_after: int = 0,
+        train: TrainSection = TrainSection(learning_rate=0.01),  # noqa: B008 - frozen
     ) -> None:
         self.task, self.device = task, device or CpuDevice()
         seed_everything(0)
         with self.device.host():
             model = task.build_model()
         self.device.place(model)
-        self.train_section = TrainSection(learning_rate=0.01)
-        optimizer = make_optimizer(model, self.train_section)
+        optimizer = make_optimizer(model, train)
         self.state = TrainingState(model, optimizer, Progress(), self.device, Precision(precision, self.device))
         self.session = RecordingSession(self.device)
         growth = Growth.start(group, micro_batch, grow_after)
