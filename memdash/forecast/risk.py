@@ -39,7 +39,7 @@ def trend_risk(trend: Trend, gap_bytes: float, reach_s: tuple[float, float, floa
 
 def may_fill_up(trend: Trend, gap_bytes: float, likely_s: float, state: RunState) -> bool:
     """Whether it may end by itself well before the ceiling: a cache is full when every example has come once."""
-    if gap_bytes <= 0 or likely_s <= 0:
+    if not state.steps_per_epoch or gap_bytes <= 0 or likely_s <= 0:
         return False
     left_s = (state.start_step + state.steps_per_epoch - state.step) * (state.step_time_s or 0.0)
     filled_bytes = trend.rise_bytes + gap_bytes * max(0.0, left_s) / likely_s

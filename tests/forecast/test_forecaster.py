@@ -171,3 +171,21 @@ def test_spans_in_words():
     assert span_words(720, 1140) == "12m00s-19m00s"
     assert span_words(720, float("inf")) == "more than 12m00s"
     assert span_words(60, 60) == "1m00s"
+
+
+CACHES = {
+    "a cache that will be half full at the end of the first epoch": (520, "watch"),
+    "growth that goes on in the second": (200, "warning"),
+    "growth that would reach the ceiling within the first": (1200, "warning"),
+    "growth that would have filled nearly all by its end": (800, "warning"),
+    "a loop that tells of no epochs": (0, "warning"),
+}
+
+
+@pytest.mark.parametrize(("epoch_steps", "level"), CACHES.values(), ids=CACHES.keys())
+def test_a_first_epoch_may_fill_a_cache(epoch_steps, level):
+    """Once every example has come it is full, so growth is believed when that would be too late, or when it goes on."""
+    run = Run()
+    run.state = msgspec.structs.replace(run.state, steps_per_epoch=epoch_steps)
+    run.go(400, host=lambda t: 500 + t)
+    assert run.now().level == level
