@@ -85,7 +85,7 @@ class Recorder:
         """Times of the newest rows that were there when a rank's file was opened."""
         self._gpus: dict[int, SampleWriter] = {}
         self.error = ""
-        """The last write that failed, such as a full disk; empty when the last one succeeded."""
+        """What the last write that failed has met, such as a full disk."""
         self.lost = 0
         """Records that could not be written."""
 
@@ -171,8 +171,6 @@ class Recorder:
         except OSError as error:
             self.error = str(error)
             self.lost += 1
-        else:
-            self.error = ""
 
 
 def recorded_hosts(directory: RunDirectory) -> Iterator[dict[str, float | None]]:

@@ -15,6 +15,7 @@ from memdash.store.recorder import Recorder
 from memdash.supervisor.events import ForecastMade
 from memdash.supervisor.fanout import Fanout
 from memdash.supervisor.history import History
+from memdash.supervisor.record_trouble import RecordTrouble
 from memdash.supervisor.run_state import advance
 from memdash.units import format_bytes, format_duration
 
@@ -43,7 +44,7 @@ class Telemetry:
         """Whether the state was changed by what no record of samples tells."""
         self._sent_s = self._saved_s = self._told_s = 0.0
         self._told_status = ""
-        self._store_error = ""
+        self._trouble = RecordTrouble()
         self._causes = Causes()
         self.listeners: list[Callable[[wire.Message], None]] = []
         """Called with every sample and with what is said of groups to come, after the state has changed."""
@@ -131,12 +132,9 @@ class Telemetry:
             self.fanout.send(self.state, sample=True)
         if self._journaled or (self._unsaved and now_s - self._saved_s >= STATE_SAVE_S):
             self._save(now_s)
-        if self._recorder.error != self._store_error:
-            self._store_error = self._recorder.error
-            if self._store_error:
-                self.journal("error", "store", f"the run's record cannot be written: {self._store_error}")
-            else:
-                self.journal("good", "store", f"the record is written again; {self._recorder.lost} records were lost")
+        if trouble := self._trouble.look(self._recorder.lost, self._recorder.error, now_s):
+            level, text = trouble
+            self.journal(level, "store", text)
 
     def flush_state(self) -> None:
         """Show and save the state now."""
