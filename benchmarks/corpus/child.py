@@ -12,7 +12,7 @@ from benchmarks.corpus.scenarios import SCENARIOS
 def main(name: str, *, neighbour: bool) -> None:
     """Train what the scenario says."""
     scenario = SCENARIOS[name]
-    loop = Loop(name, scenario.seconds, scenario.step_s, scenario.micro_batch)
+    loop = Loop(name, scenario.seconds, scenario.step_s, scenario.micro_batch, scenario.epoch_steps)
     if neighbour:
         host_parts.train(loop, scenario.neighbour)
     elif scenario.on_device:

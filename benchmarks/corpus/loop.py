@@ -20,11 +20,12 @@ DIED = 3
 class Loop:
     """Iterate over it to train: each turn is one optimizer step."""
 
-    def __init__(self, name: str, seconds: float, step_s: float, micro_batch: int = 8) -> None:
+    def __init__(self, name: str, seconds: float, step_s: float, micro_batch: int, epoch_steps: int) -> None:
         self.random = random.Random(name)
         self.total_steps = round(seconds / step_s)
         self.step = 0
         self.micro_batch = micro_batch
+        self.epoch_steps = epoch_steps
         self.longest = 0
         self.read_memory: Callable[[], wire.DeviceMemory | None] = lambda: None
         self.write_full: Callable[[str], None] = _write_megabytes
@@ -51,8 +52,8 @@ class Loop:
         """Say what is going to be done."""
         send(
             wire.TrainingStarted(
-                rank=0, time_s=time.time(), start_step=0, total_steps=self.total_steps, steps_per_epoch=self.total_steps,
-                num_examples=self.total_steps * self.micro_batch, global_batch=self.micro_batch,
+                rank=0, time_s=time.time(), start_step=0, total_steps=self.total_steps, steps_per_epoch=self.epoch_steps,
+                num_examples=self.epoch_steps * self.micro_batch, global_batch=self.micro_batch,
                 micro_batch=self.micro_batch,
             )
         )  # fmt: skip
