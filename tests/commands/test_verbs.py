@@ -99,6 +99,9 @@ def test_controlling_a_run_by_verbs(start_run, capsys):
     assert main(["checkpoint", "--full"]) == ExitCode.OK
     assert "full checkpoint" in capsys.readouterr().out
     assert main(["empty-cache"]) == ExitCode.OK
+    capsys.readouterr()
+    assert main(["memory-snapshot"]) == ExitCode.COMMAND
+    assert "this one has no GPU" in capsys.readouterr().err
     assert main(["resume"]) == ExitCode.OK
     capsys.readouterr()
     assert main(["ls"]) == ExitCode.OK

@@ -61,6 +61,7 @@ class FakeRank:
             self.session.on(wire.SetBatchSplit, self.set_split)
         self.session.on(wire.SaveCheckpoint, self.save)
         self.session.on(wire.EmptyCache, lambda command: "gave back 0 B")
+        self.session.decline(wire.DumpMemorySnapshot, "memory snapshots are made on a GPU, and this one has no GPU")
 
     def start(self) -> None:
         """Connect."""

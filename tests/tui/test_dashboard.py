@@ -127,6 +127,7 @@ async def test_every_figure_is_shown() -> None:
         ("c", wire.SaveCheckpoint, "saving a light checkpoint at the next step"),
         ("C", wire.SaveCheckpoint, "saving a full checkpoint at the next step"),
         ("e", wire.EmptyCache, "emptying the cache at the next step"),
+        ("m", wire.DumpMemorySnapshot, "writing a memory snapshot at the next step"),
     ],
 )
 async def test_a_key_sends_its_command_shows_it_pending_and_then_the_answer(
@@ -361,7 +362,7 @@ async def test_the_final_banner_stays(changes: dict[str, object], words: str) ->
         assert banner.display
         assert words in banner.text
         assert chain.names()[-1] == "RunEnded"
-        assert app.screen.query_one(KeyBar).greyed == ["p", "P", "c", "C", "b", "e", "s"]
+        assert app.screen.query_one(KeyBar).greyed == ["p", "P", "c", "C", "b", "e", "m", "s"]
         assert app.is_running
 
 
