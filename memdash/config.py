@@ -117,6 +117,10 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """Share of tokens that masked language modelling hides."""
     eval_every: int = 0
     """Steps between evaluations; 0 = at the end only."""
+    patience: int = 0
+    """Evaluations in a row without a better `patience_metric`, after which the run is finished early; 0 = never."""
+    patience_metric: str = "loss"
+    """A metric of the evaluation: losses and perplexities are to fall, all others to rise."""
     threads: int = 0
     """CPU threads for torch; 0 = torch's own choice."""
 
@@ -137,6 +141,8 @@ class MemorySection(Section, frozen=True, kw_only=True):
     """Host memory for the training process and its children, such as `12GiB`: a ceiling to warn of. Empty = none."""
     exact_peaks: bool = True
     """Read the kernel's high-water marks, so that a spike between two samples shows; this resets `ru_maxrss`."""
+    empty_cache_every: int = 0
+    """Steps between two collections of garbage that also give the device's cache back; slow when often. 0 = never."""
     record_history: bool = False
     """Let torch note who allocates what on a CUDA device, for memory snapshots; costs host memory and a little speed."""
 

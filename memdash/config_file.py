@@ -187,6 +187,8 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         "train.max_grad_norm": train.max_grad_norm,
         "train.eval_every": train.eval_every,
         "train.threads": train.threads,
+        "train.patience": train.patience,
+        "memory.empty_cache_every": config.memory.empty_cache_every,
         "train.grow_after": train.grow_after,
         "data.max_examples": data.max_examples,
         "checkpoint.every_steps": config.checkpoint.every_steps,
@@ -205,6 +207,8 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         fail("data.validation_fraction", data.validation_fraction, "must be at least 0 and below 1")
     if not train.max_steps and not train.epochs > 0:
         fail("train.epochs", train.epochs, "must be more than 0 when train.max_steps is 0")
+    if train.patience and not train.eval_every:
+        fail("train.patience", train.patience, "there are no evaluations to wait for", "set train.eval_every")
     if not 0 <= train.momentum < 1:
         fail("train.momentum", train.momentum, "must be at least 0 and below 1")
     if train.momentum and train.optimizer != "sgd":

@@ -53,8 +53,9 @@ def _train(options: argparse.Namespace, session: Session) -> int:
     from runner.spec import read_spec
 
     spec = read_spec(options.run_dir, options.base_dir, options.resume, options.warm_start, options.micro_batch)
-    outcome = prepare(spec, session).run()
-    session.finish(outcome, "stopped on request" if outcome == "stopped" else "")
+    loop = prepare(spec, session)
+    outcome = loop.run()
+    session.finish(outcome, "stopped on request" if outcome == "stopped" else loop.why_early)
     return ExitCode.STOPPED if outcome == "stopped" else ExitCode.OK
 
 

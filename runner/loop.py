@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Literal
 
@@ -14,6 +15,7 @@ from runner.groups import Groups
 from runner.lookahead import Lookahead
 from runner.oom import OutOfMemoryStop
 from runner.optimizer import Plan
+from runner.patience import Patience
 from runner.release import Release
 from runner.rollback import Rollback
 from runner.saving import Saving
@@ -48,6 +50,7 @@ class Loop:
         self._rollback = rollback
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed)
         self._lookahead = Lookahead(session, self._groups, plan, step.lengths)
+        self._patience = Patience(config.train, session)
         self._said_s = 0.0
         session.on(wire.SetBatchSplit, self._on_set_batch_split)
         session.on(wire.CapStep, self._on_cap_step)
@@ -65,7 +68,7 @@ class Loop:
             if self._evaluation_is_due() and not self._between_steps():  # it was stopped before it, or in it
                 return "stopped"
             self._lookahead.tell(self._state.progress)
-            while self._state.progress.step < self._plan.total_steps:
+            while self._state.progress.step < self._plan.total_steps and not self.why_early:
                 if not self._next():
                     return "stopped"
         except OutOfMemoryStop as stop:
@@ -74,8 +77,16 @@ class Loop:
         progress = self._state.progress
         if progress.evaluated_at != progress.step and not self._evaluate():
             return "stopped"
+        if self.why_early:
+            self._session.notice(self.why_early)
+            say(self.why_early)
         self.saving.at_end()
         return "finished"
+
+    @property
+    def why_early(self) -> str:
+        """Why the run is over before its last step; empty while it is not."""
+        return self._patience.why_over(self._state.progress)
 
     def _next(self) -> bool:
         """One step further, or back to the last checkpoint; False when the run is to stop."""
@@ -120,6 +131,10 @@ class Loop:
 
     def _between_steps(self) -> bool:
         """What the schedule wants after this step; False when a Stop came in an evaluation."""
+        every = self._config.memory.empty_cache_every
+        if every and self._state.progress.step % every == 0:
+            gc.collect()
+            self._state.device.empty_cache()
         if self._evaluation_is_due() and not self._evaluate():
             return False
         self.saving.after_step(last=self._state.progress.step >= self._plan.total_steps)
@@ -135,6 +150,7 @@ class Loop:
         if not self._evaluation.run(self._step.split.micro_batch):
             return False
         self._state.progress.evaluated_at = step
+        self._patience.look(self._evaluation.metrics, self._state.progress)
         if self._evaluation.metrics:
             figures = "  ".join(f"{name} {value:.4f}" for name, value in self._evaluation.metrics.items())
             say(f"evaluation after step {step}: {figures}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from runner.checkpoint import DISK_MARGIN, CheckpointStore, Reason, Staging
 from runner.disk_budget import MANIFEST_BYTES, ROOM_FOR, DiskBudget, directory_bytes, expected_bytes
 from runner.evaluation import Evaluation
 from runner.oom import OutOfMemoryStop
+from runner.patience import is_better
 from runner.randomness import RngState
 from runner.say import say
 from runner.step import GroupStep
@@ -27,7 +27,6 @@ from runner.tasks.protocol import Task
 from runner.training_state import TrainingState, read_training
 
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-LOWER_IS_BETTER = ("loss", "perplexity")
 RETRY_S, MAX_RETRY_S = 60.0, 3600.0  # after a scheduled save has failed; doubled each time
 
 
@@ -132,7 +131,7 @@ class Saving:
             self._warned = True
             return
         value = metrics[name]
-        if not math.isnan(value) and (self._best is None or self._is_better(value, self._best)):
+        if is_better(name, value, self._best):
             if self._try("light", "best", best={"metric": name, "value": value}):
                 self._best = value
 
@@ -194,10 +193,6 @@ class Saving:
     def _trained_s(self) -> float:
         return self._clock() - self._session.paused_s
 
-    def _is_better(self, value: float, than: float) -> bool:
-        lower = any(word in self._config.keep_best for word in LOWER_IS_BETTER)
-        return value < than if lower else value > than
-
     def _bests(self) -> dict[Path, float]:
         """The best ones on disk by the config's metric: more than one only when a process died between two."""
         found = {}
@@ -215,7 +210,7 @@ class Saving:
         """A run that went on from an older checkpoint does not lose the best one that it once had."""
         best: float | None = None
         for value in self._bests().values():
-            best = value if best is None or self._is_better(value, best) else best
+            best = value if is_better(self._config.keep_best, value, best) else best
         return best
 
     def _warn(self, notes: list[str]) -> None:

@@ -43,6 +43,10 @@ class Progress:
     examples_seen: int = 0
     evaluated_at: int = -1
     """The step after which the last evaluation was finished."""
+    best: float | None = None
+    """Of the metric that early stopping watches."""
+    best_step: int = 0
+    evaluations_since_best: int = 0
 
 
 @dataclass
