@@ -34,6 +34,8 @@ class _Rank:
     """What is known of one rank's device."""
 
     floor: Floor = field(default_factory=lambda: Floor(over_steps=True))
+    held: Floor = field(default_factory=lambda: Floor(over_steps=True))
+    """The same with the fragments that the allocator cannot give back."""
     model: PeakModel = field(default_factory=PeakModel)
     coming: list[Coming] = field(default_factory=list)
     last: StepReport | None = None
@@ -64,7 +66,10 @@ class Forecaster:
         used = memory.allocated_bytes + rank.total_bytes - memory.capacity_bytes
         peak = memory.peak_allocated_bytes or memory.allocated_bytes
         above = max(0, peak - memory.allocated_bytes)
-        rank.floor.add(attempt_s(state, report.time_s), report.step, used, used + above)
+        time_s = attempt_s(state, report.time_s)
+        rank.floor.add(time_s, report.step, used, used + above)
+        if memory.inactive_split_bytes is not None:
+            rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
         rank.model.add(report.micro_batch, report.longest, above)
 
     def host(self, sample: HostSample, state: RunState) -> None:
@@ -109,13 +114,13 @@ class Forecaster:
     def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
         if rank.last is None or rank.last.memory is None:
             return
-        trend = rank.floor.trend()
+        trend, held = rank.floor.trend(), rank.held.trend()
+        others = rank.total_bytes - (rank.last.memory.capacity_bytes or 0)
+        cause = "tensors are kept from step to step, as by a retained graph"
+        if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
+            trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
         if trend is not None:
-            memory = rank.last.memory
-            others = rank.total_bytes - (memory.capacity_bytes or 0) > trend.rise_bytes / 2
-            cause = (
-                "other processes take it" if others else "tensors are kept from step to step, as by a retained graph"
-            )
+            cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
             yield _trend_outlook("device", _over_steps(trend, rank.total_bytes, state), state, cause, number)
         misfit = self._misfit(rank, state)
         if misfit is not None:

@@ -189,3 +189,18 @@ def test_a_first_epoch_may_fill_a_cache(epoch_steps, level):
     run.state = msgspec.structs.replace(run.state, steps_per_epoch=epoch_steps)
     run.go(400, host=lambda t: 500 + t)
     assert run.now().level == level
+
+
+def test_fragmentation_is_told_from_a_leak():
+    """What is allocated stays the same; what the allocator holds and cannot give back does not."""
+    run = Run()
+    for number in range(1, 301):
+        time_s = 1000 + number * 0.5
+        run.state = msgspec.structs.replace(run.state, step=number)
+        report = run.report(number, time_s, 40.0, 64)
+        held = msgspec.structs.replace(report.memory, inactive_split_bytes=number * MIB)
+        run.forecaster.step(msgspec.structs.replace(report, memory=held), run.state)
+    (outlook,) = run.now().outlooks
+    assert (outlook.where, outlook.kind, outlook.level) == ("device", "trend", "warning")
+    assert outlook.in_s == pytest.approx((512 - 40 - 300) * 0.5, rel=0.05)
+    assert "fragments that nothing fits into" in outlook.text
