@@ -23,6 +23,7 @@ Evidence = dict[str, int]
 
 JOURNAL_S = 20.0
 LONGEST_GAP_S = 1.5
+LEAST_FAULTS = 5  # however slow the machine
 OUTCOMES = (None, 0, 10, 13, 15)  # of a viewer: it watches on, or the run ended while it watched
 
 
@@ -89,7 +90,7 @@ class Storm:
         """Until time is up or the training is nearly over; then all goes back to normal. Raises Stuck."""
         with meanwhile(self._advance):
             try:
-                while time.monotonic() < end_s and self.training.step() < last_step:
+                while self.training.step() < last_step and not self._is_enough(end_s):
                     self._strike(deck.draw())
                     pause(self.chance.uniform(0.1, LONGEST_GAP_S))
                 until(lambda: not self._background, "what goes on in the background to end", 120)
@@ -99,6 +100,9 @@ class Storm:
                     if close:
                         close()
         self.training.mend()
+
+    def _is_enough(self, end_s: float) -> bool:
+        return time.monotonic() >= end_s and len(self.outcomes) >= LEAST_FAULTS
 
     def _strike(self, fault: Fault) -> None:
         training = self.training
