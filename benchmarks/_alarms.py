@@ -155,8 +155,14 @@ def _watched(
 
 
 def _headrooms(trace: Trace) -> Iterable[tuple[float, str, int, int]]:
-    """Seconds since the start, ceiling, bytes left at the last peak, step: what memdash is told, too."""
+    """Seconds since the start, ceiling, bytes left at the last peak, step: what memdash is told, too.
+
+    From the first step on: while a process starts, everything grows, and only memdash knows of steps.
+    """
+    first_s = min(message.time_s for message in trace.messages if isinstance(message, wire.StepReport))
     for message in trace.messages:
+        if getattr(message, "time_s", 0.0) < first_s:
+            continue
         if isinstance(message, wire.HostSample):
             yield message.time_s - trace.started_s, "host", wire.host_headroom_bytes(message.host) or 0, 0
         elif isinstance(message, wire.StepReport):
