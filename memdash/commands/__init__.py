@@ -21,6 +21,7 @@ from memdash.commands import (
     ls,
     memory_snapshot,
     pause,
+    plan,
     replay,
     report,
     resume,
@@ -44,6 +45,7 @@ class Verb(Protocol):
 
 
 VERBS: dict[str, Verb] = {
+    "plan": plan,
     "run": run,
     "attach": attach,
     "ls": ls,

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     return watch(directory)
 
 
-def _check_torch() -> None:
+def check_torch() -> None:
     """The runner trains with torch; to find that out after a start would leave a failed run behind."""
     if importlib.util.find_spec("torch") is None:
         raise UsageError("torch is not installed here", hint="pip install 'memdash[train]'")
@@ -94,7 +94,7 @@ def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
     from memdash.store.run_directory import create_run
 
     config = load_config(path, overrides)
-    _check_torch()
+    check_torch()
     record, parent = _plan(path, config)
     text = path.read_text(encoding="utf-8")
     return create_run(record, config_json=as_json(config), config_toml=text, parent=parent)

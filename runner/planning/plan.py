@@ -31,6 +31,8 @@ class Room:
     framework_bytes: int = 0
     """Of it, what is taken before the first tensor."""
     granularity: int = 1
+    source: str = ""
+    """What says so, in words for a person."""
 
     @property
     def for_tensors(self) -> int | None:

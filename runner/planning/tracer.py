@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+    unset_fake_temporarily,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from memdash.agent.session import Session
 from memdash.batching import BatchSplit
 from memdash.config import TrainSection
+from memdash.errors import MemdashError
 from runner.device import Batch, CpuDevice
 from runner.optimizer import make_optimizer
 from runner.planning.trace import Kind, Phase, Script, Trace
@@ -32,6 +40,7 @@ from runner.training_state import Progress, TrainingState
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+CANNOT_TELL = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 READ_VALUE = torch.ops.aten._local_scalar_dense.default
 
 
@@ -192,6 +201,10 @@ class Tracer:
         try:
             with self._fake, recorder:
                 step.train([index] * (2 * batch), 0, self._train.learning_rate, self._train.max_grad_norm)
+        except CANNOT_TELL as error:
+            why = str(error).strip().partition("\n")[0]
+            hint = "its sizes must follow from the shapes of its inputs"
+            raise MemdashError(f"the step cannot be traced without running it: {why}", hint=hint) from None
         finally:
             gc.enable()
         return recorder.trace()
