@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import msgspec
 
 from memdash import wire
 
-FOLDER = Path(__file__).parent / "corpus" / "traces"
+CORPUS = Path(__file__).parent / "corpus"
 SUFFIX = ".trace"
 TICKS = 1000  # a second
 HOST = ("process_bytes", "num_processes", "working_set_bytes", "peak_working_set_bytes", "capacity_bytes")
@@ -31,6 +30,7 @@ DEVICE = (
     "num_ooms",
 )
 Half = Literal["tuning", "scoring"]
+"""Folders of the corpus: what the forecast was tuned on, and what it is only scored on."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Trace:
     messages: list[wire.Message]
 
     @property
-    def half(self) -> Half:
-        """By the name alone, so that it was settled before the trace was recorded."""
-        return "tuning" if sha256(self.name.encode()).digest()[-1] % 2 else "scoring"
-
-    @property
     def seconds(self) -> float:
         """From the start of the process to its end."""
         return self.fate.time_s - self.started_s
 
 
-def save(trace: Trace, folder: Path = FOLDER) -> None:
+def path_of(name: str, half: Half) -> Path:
+    """Where a trace lies."""
+    return CORPUS / half / (name + SUFFIX)
+
+
+def save(trace: Trace, half: Half) -> Path:
     """One file: columns of integers, each as differences, and what is rare as it was sent."""
     hosts = [message for message in trace.messages if isinstance(message, wire.HostSample)]
     steps = [message for message in trace.messages if isinstance(message, wire.StepReport)]
@@ -92,8 +92,10 @@ def save(trace: Trace, folder: Path = FOLDER) -> None:
         },
         "rest": [msgspec.to_builtins(message) for message in rest],
     }
-    folder.mkdir(exist_ok=True)
-    (folder / (trace.name + SUFFIX)).write_bytes(zlib.compress(json.dumps(content).encode(), 9))
+    path = path_of(trace.name, half)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(zlib.compress(json.dumps(content).encode(), 9))
+    return path
 
 
 def load(path: Path) -> Trace:
@@ -109,10 +111,9 @@ def load(path: Path) -> Trace:
     return Trace(content["name"], started_s, Fate(**content["fate"]), messages)
 
 
-def traces(half: Half, folder: Path = FOLDER) -> list[Trace]:
+def traces(half: Half) -> list[Trace]:
     """Those of one half, by name."""
-    loaded = (load(path) for path in sorted(folder.glob("*" + SUFFIX)))
-    return [trace for trace in loaded if trace.half == half]
+    return [load(path) for path in sorted((CORPUS / half).glob("*" + SUFFIX))]
 
 
 def _hosts(columns: dict[str, list[int]], sources: Sequence[str], started_s: float) -> Iterator[wire.HostSample]:

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks._traces import FOLDER, SUFFIX, Fate, Trace, save
+from benchmarks._traces import Fate, Trace, path_of, save
+from benchmarks.corpus.halves import HALF_OF, MEANT_TO_DIE, SCENARIOS
 from benchmarks.corpus.loop import DIED
-from benchmarks.corpus.scenarios import LONG, SCENARIOS, Scenario
+from benchmarks.corpus.scenarios import Scenario
 from memdash import wire
 from memdash.host.capacity import CgroupLevel, cgroup_levels, read_field
 from memdash.host.sampler import HostSampler
@@ -30,6 +31,9 @@ BEAT_S, BEATS_A_REPORT = 0.1, 5  # as the supervisor's
 MIB = 1 << 20
 ENTER = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 EXIT_S = 10.0
+SHORT_S = 300.0
+AT_ONCE = {"long": 6, "host": 3, "device": 3}
+"""They sleep most of the time."""
 
 
 class Cgroup:
@@ -164,21 +168,22 @@ def _time_s(message: wire.Message) -> float:
 def record(scenario: Scenario) -> str:
     """Record and save one; what became of it, in words."""
     trace = Recording(scenario).run()
-    save(trace)
-    size = (FOLDER / (trace.name + SUFFIX)).stat().st_size
-    what = trace.fate.died_of or "healthy"
-    return f"{trace.name}: {what} after {trace.seconds:.0f} s, step {trace.fate.step}, {size} bytes ({trace.fate.how})"
+    outcome = f"{trace.fate.died_of or 'healthy'} after {trace.seconds:.0f} s, step {trace.fate.step}"
+    if trace.name in MEANT_TO_DIE and not trace.fate.died_of:
+        return f"{trace.name}: {outcome}: not kept, for it was dying"
+    size = save(trace, HALF_OF[trace.name]).stat().st_size
+    return f"{trace.name}: {outcome}, {size} bytes ({trace.fate.how})"
 
 
 def batches(names: list[str]) -> Iterator[tuple[list[Scenario], int]]:
     """What is to be recorded at once, and how many of it at a time."""
     wanted = [SCENARIOS[name] for name in names] or [
-        scenario for name, scenario in SCENARIOS.items() if not (FOLDER / (name + SUFFIX)).exists()
+        scenario for name, scenario in SCENARIOS.items() if not path_of(name, HALF_OF[name]).exists()
     ]
-    short = [scenario for scenario in wanted if scenario not in LONG]
-    yield [scenario for scenario in wanted if scenario in LONG], len(LONG)
-    yield [scenario for scenario in short if not scenario.on_device], 3
-    yield [scenario for scenario in short if scenario.on_device], 2
+    short = [scenario for scenario in wanted if scenario.seconds <= SHORT_S]
+    yield [scenario for scenario in wanted if scenario.seconds > SHORT_S], AT_ONCE["long"]
+    yield [scenario for scenario in short if not scenario.on_device], AT_ONCE["host"]
+    yield [scenario for scenario in short if scenario.on_device], AT_ONCE["device"]
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""What the corpus holds: which parts each trace combines, under which ceiling, for how long.
+"""The tuning half of the corpus: which parts each trace combines, under which ceiling, for how long.
 
-`meant` only says what was meant when it was written; a trace is healthy or dead by what really happened.
+It was written, recorded and looked at first. A trace is healthy or dead by what really happened.
 """
 
 from __future__ import annotations
@@ -158,7 +158,4 @@ LONG = [
 ]  # fmt: skip
 """Healthy for nearly half an hour each: without them a rate per hour would be a guess."""
 
-SCENARIOS = {
-    scenario.name: scenario
-    for scenario in (*HEALTHY_HOST, *DYING_HOST, *HEALTHY_DEVICE, *DYING_DEVICE, *LONG)
-}  # fmt: skip
+HEALTHY, DYING = (*HEALTHY_HOST, *HEALTHY_DEVICE, *LONG), (*DYING_HOST, *DYING_DEVICE)

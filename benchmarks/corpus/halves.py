@@ -1,0 +1,16 @@
+"""Both halves of the corpus by name: what the forecast was tuned on, and what it is only scored on."""
+
+from __future__ import annotations
+
+from benchmarks._traces import Half
+from benchmarks.corpus import drawn, scenarios
+from benchmarks.corpus.scenarios import Scenario
+
+HALVES: dict[Half, tuple[Scenario, ...]] = {
+    "tuning": (*scenarios.HEALTHY, *scenarios.DYING),
+    "scoring": tuple(drawn.scenarios(drawn.HEALTHY) + drawn.scenarios(drawn.LONG) + drawn.scenarios(drawn.DYING)),
+}
+HALF_OF: dict[str, Half] = {each.name: half for half, scenarios in HALVES.items() for each in scenarios}
+SCENARIOS = {each.name: each for scenarios in HALVES.values() for each in scenarios}
+MEANT_TO_DIE = {each.name for each in (*scenarios.DYING, *drawn.scenarios(drawn.DYING))}
+"""One of these that outlives its recording is not kept: nobody knows what it would have come to."""
