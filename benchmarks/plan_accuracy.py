@@ -199,4 +199,4 @@ def measure(quick: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("plan_accuracy", (__doc__ or "").partition("\n")[0], measure))
+    sys.exit(main("plan_accuracy", __doc__ or "", measure))

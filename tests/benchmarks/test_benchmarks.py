@@ -105,6 +105,17 @@ def test_overhead() -> None:
             assert 0.5 < line["ours"] < 5000  # microseconds: a report was made, and it is not a step
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_plan_accuracy() -> None:
+    rows = run("plan_accuracy")
+    assert_measured(rows)
+    (worst,) = set(values(rows, "BERT-tiny: error of the peak, worst %", "ours"))
+    assert worst <= 0.1
+    # The peers were asked the same: none of them sees activations as they are.
+    assert min(v for v in values(rows, "BERT-tiny: error of the peak, worst %", "peer") if not isinstance(v, str)) > 5
+
+
 def test_a_row_is_judged_by_ours_or_by_the_ratio() -> None:
     assert row("seconds", 1, 4, "peer", "ratio", "<=", 0.5).met is True
     assert row("seconds", 3, 4, "peer", "ratio", "<=", 0.5).met is False
