@@ -32,10 +32,8 @@ def test_it_leaves_no_trace() -> None:
     trainer = Trainer(ToyTask(dropout=0.3, batch_norm=True), 8, 4)
     trainer.train(range(8))
     before = trainer.everything()
-    del before["calls"]  # counts forwards, which an evaluation has
     assert Recorded(trainer).run(4)
     after = trainer.everything()
-    del after["calls"]
     assert_bitwise(after, before)
     assert trainer.state.model.training
 
