@@ -167,7 +167,7 @@ class GpuReading(Value, frozen=True, kw_only=True):
 class Outlook(Value, frozen=True, kw_only=True):
     """One thing that memory is heading for; times are seconds from the moment of the forecast, ends of 80 % intervals."""
 
-    where: Literal["host", "device", "time"]
+    where: Literal["host", "device", "time", "disk"]
     kind: Literal["trend", "lookahead", "budget"]
     level: Risk
     text: str

@@ -16,6 +16,7 @@ from memdash.forecast.risk import Ranking, misfit_risk, trend_risk
 from memdash.forecast.trend import Floor, Trend
 from memdash.units import format_bytes, format_duration
 from memdash.wire import (
+    CheckpointSaved,
     ComingGroups,
     Forecast,
     HostSample,
@@ -27,6 +28,8 @@ from memdash.wire import (
 
 OWN_GROWTH = 0.6
 """Share of the host's growth from which on it is put down to this run itself."""
+DISK_MARGIN = 1.05
+"""Of a checkpoint's size: headers, and blocks of the file system."""
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Forecaster:
         self._ranks: dict[int, _Rank] = {}
         self._host_floor, self._own_floor = Floor(), Floor()
         self._host: HostSample | None = None
+        self._saved: CheckpointSaved | None = None
         self._ranking = Ranking()
         self.caps: dict[int, int] = {}
         """Steps to come for which a smaller micro-batch has been asked for."""
@@ -87,9 +91,15 @@ class Forecaster:
         rank = self._ranks.setdefault(message.rank, _Rank())
         rank.coming = [Coming(*each) for each in zip(message.steps, message.longest, message.examples, strict=True)]
 
-    def forecast(self, state: RunState, now_s: float) -> Forecast:
+    def saved(self, message: CheckpointSaved) -> None:
+        """A checkpoint: the next full one will be as large."""
+        if message.kind == "full":
+            self._saved = message
+
+    def forecast(self, state: RunState, now_s: float, free_disk_bytes: int | None = None) -> Forecast:
         """All there is to say now, the most urgent first; `now_s` is Unix time."""
         outlooks = [*self._host_outlooks(state, now_s), *self._wall_outlooks(state, now_s)]
+        outlooks += self._disk_outlooks(free_disk_bytes)
         for number, rank in self._ranks.items():
             outlooks += self._device_outlooks(number, rank, state)
         shown = self._ranking.settle(outlooks, now_s)
@@ -151,6 +161,14 @@ class Forecaster:
         short = format_duration(state.eta_s - left_s)
         text = f"the wall budget ends in {format_duration(left_s)}, {short} too early: saved and stopped before it"
         yield Outlook(where="time", kind="budget", level="watch", text=text, in_s=max(0.0, left_s))
+
+    def _disk_outlooks(self, free_bytes: int | None) -> Iterator[Outlook]:
+        """A new checkpoint is written before an old one is removed."""
+        if self._saved is None or free_bytes is None or free_bytes >= DISK_MARGIN * self._saved.size_bytes:
+            return
+        size, free = format_bytes(self._saved.size_bytes), format_bytes(free_bytes)
+        text = f"the next full checkpoint will not fit on the disk: it takes {size}, {free} are free"
+        yield Outlook(where="disk", kind="budget", level="warning", text=text)
 
 
 @dataclass(frozen=True)

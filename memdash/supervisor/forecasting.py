@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import msgspec
 
 from memdash import wire
@@ -20,8 +23,9 @@ LEVELS: dict[wire.Risk, wire.Level] = {"ok": "good", "watch": "info", "warning":
 class Forecasting:
     """Starts anew with every attempt: another process has another floor."""
 
-    def __init__(self, telemetry: Telemetry, wall_s: float) -> None:
+    def __init__(self, telemetry: Telemetry, wall_s: float, directory: RunDirectory) -> None:
         self._telemetry = telemetry
+        self._directory = directory
         self._wall_s = wall_s
         self._attempt = telemetry.state.attempt
         self._due_s = 0.0
@@ -40,11 +44,13 @@ class Forecasting:
             self.forecaster.host(message, state)
         elif isinstance(message, wire.ComingGroups):
             self.forecaster.coming(message)
+        elif isinstance(message, wire.CheckpointSaved):
+            self.forecaster.saved(message)
 
-    def catch_up(self, directory: RunDirectory) -> None:
+    def catch_up(self) -> None:
         """What the supervisor before has recorded of an attempt that goes on."""
         state = msgspec.structs.replace(self._telemetry.state, phase="training", paused_since_s=None)
-        for message in recorded_lately(directory, state.attempt, CAUGHT_UP_ROWS):
+        for message in recorded_lately(self._directory, state.attempt, CAUGHT_UP_ROWS):
             if isinstance(message, wire.HostSample):
                 self.forecaster.host(message, state)
             else:
@@ -56,7 +62,7 @@ class Forecasting:
         if is_final(state) or now_s < self._due_s:
             return
         self._due_s = now_s + EVERY_S
-        forecast = self.forecaster.forecast(state, now_s)
+        forecast = self.forecaster.forecast(state, now_s, _free_bytes(self._directory.checkpoints))
         before = state.forecast.level if state.forecast else "ok"
         self._telemetry.advance(ForecastMade(forecast))
         if forecast.level == before:
@@ -67,3 +73,10 @@ class Forecasting:
         evidence = forecast.outlooks[0].evidence
         text = f"{forecast.level}: {forecast.headline}" + (f" ({evidence})" if evidence else "")
         self._telemetry.journal(LEVELS[forecast.level], "forecast", text)
+
+
+def _free_bytes(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None

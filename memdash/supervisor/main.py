@@ -85,7 +85,7 @@ class _Supervisor:
         self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
         self._gpus = Gpus(self._telemetry, {**os.environ, **self._record.env})
         self._budget = WallBudget(self._telemetry, self._control, self._record.wall_s)
-        self._forecasting = Forecasting(self._telemetry, self._record.wall_s)
+        self._forecasting = Forecasting(self._telemetry, self._record.wall_s, directory)
         self._guard = Guard(self._telemetry, self._control, self._forecasting, self._record.guard)
         self._backfills: set[asyncio.Task[None]] = set()
         self._idle_since_s = time.monotonic()
@@ -116,7 +116,7 @@ class _Supervisor:
             raise
         if self._found and self._attempts.running and self.attempt == self._found.attempt:  # it was adopted
             with contextlib.suppress(MemdashError, OSError):
-                self._forecasting.catch_up(self._directory)
+                self._forecasting.catch_up()
         try:
             while not self._done():
                 self._guarded_beat()

@@ -47,7 +47,7 @@ class Telemetry:
         self._trouble = RecordTrouble()
         self._causes = Causes()
         self.listeners: list[Callable[[wire.Message], None]] = []
-        """Called with every sample and with what is said of groups to come, after the state has changed."""
+        """Called with every sample, checkpoint, and what is said of groups to come, after the state has changed."""
 
     def receive(self, message: wire.Telemetry) -> None:
         """One message of a rank."""
@@ -222,6 +222,7 @@ class Telemetry:
         cause = f" ({message.reason})" if message.reason else ""
         self.journal("good", "checkpoint", f"{message.kind} checkpoint of {size} in {took}{cause}: {path}")
         self.fanout.send(message)
+        self._hand_on(message)
 
     def _notice(self, message: wire.Notice) -> None:
         self.journal(message.level, "notice", message.text)

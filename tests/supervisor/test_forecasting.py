@@ -22,6 +22,7 @@ NOW = time.time()
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     (tmp_path / "samples").mkdir()
+    (tmp_path / "checkpoints").mkdir()
     return RunDirectory(tmp_path)
 
 
@@ -58,7 +59,7 @@ def leak(observed: Telemetry, forecasting: Forecasting, seconds: int) -> None:
 
 def test_each_level_is_journaled_once(directory):
     observed = telemetry(directory)
-    forecasting = Forecasting(observed, 0.0)
+    forecasting = Forecasting(observed, 0.0, directory)
     leak(observed, forecasting, 490)
     assert observed.state.forecast.level == "critical"
     assert forecasts(directory) == ["watch", "warning", "critical"]
@@ -66,10 +67,10 @@ def test_each_level_is_journaled_once(directory):
 
 def test_a_new_supervisor_goes_on_where_the_one_before_was_killed(directory):
     before = telemetry(directory)
-    leak(before, Forecasting(before, 0.0), 300)
+    leak(before, Forecasting(before, 0.0, directory), 300)
     after = telemetry(directory)
-    forecasting = Forecasting(after, 0.0)
-    forecasting.catch_up(directory)
+    forecasting = Forecasting(after, 0.0, directory)
+    forecasting.catch_up()
     after.host(host(300))
     forecasting.tick(NOW + 300)
     (outlook,) = after.state.forecast.outlooks
@@ -79,7 +80,7 @@ def test_a_new_supervisor_goes_on_where_the_one_before_was_killed(directory):
 
 def test_another_attempt_is_forecast_anew(directory):
     observed = telemetry(directory)
-    forecasting = Forecasting(observed, 0.0)
+    forecasting = Forecasting(observed, 0.0, directory)
     leak(observed, forecasting, 300)
     assert observed.state.forecast.outlooks
     observed.state = wire.msgspec.structs.replace(observed.state, attempt=1, started_s=NOW + 300)
@@ -90,7 +91,27 @@ def test_another_attempt_is_forecast_anew(directory):
 
 def test_a_run_that_is_over_is_not_forecast(directory):
     observed = telemetry(directory)
-    forecasting = Forecasting(observed, 0.0)
+    forecasting = Forecasting(observed, 0.0, directory)
     observed.state = wire.msgspec.structs.replace(observed.state, status="finished")
     forecasting.tick(NOW)
     assert observed.state.forecast is None
+
+
+def test_a_disk_that_holds_no_further_checkpoint(directory):
+    observed = telemetry(directory)
+    forecasting = Forecasting(observed, 0.0, directory)
+
+    def save(size_bytes: int) -> None:
+        saved = wire.CheckpointSaved(
+            rank=0, time_s=NOW, step=5, kind="full", path="x", size_bytes=size_bytes, duration_s=1.0
+        )
+        observed.receive(saved)
+
+    save(1000)
+    forecasting.tick(NOW + 1)
+    assert observed.state.forecast.level == "ok"
+    save(1 << 60)
+    forecasting.tick(NOW + 3)
+    (outlook,) = observed.state.forecast.outlooks
+    assert (outlook.where, outlook.level) == ("disk", "warning")
+    assert "the next full checkpoint will not fit on the disk" in outlook.text
