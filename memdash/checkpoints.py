@@ -40,7 +40,7 @@ class Checkpoint:
     attempt: int
     """The launch of the run that saved it."""
     reason: str
-    """Who wanted it: `command`, `signal`, `stop`, `schedule`, `best`, `end`, `out of memory`."""
+    """Who wanted it: `command`, `signal`, `guard`, `stop`, `schedule`, `best`, `end`, `out of memory`."""
     size_bytes: int
     files: dict[str, dict[str, Any]]
     """Name -> `size_bytes` and `sha256`."""

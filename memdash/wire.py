@@ -24,8 +24,8 @@ MemoryKind = Literal["exact", "estimated", "simulated", "unavailable"]
 CheckpointKind = Literal["light", "full"]
 """Weights only, or everything that an exact resume needs."""
 
-Asked = Literal["command", "signal", "stop"]
-"""Why a checkpoint is asked for: a person wants it, a signal such as a scheduler's, a run that is being stopped."""
+Asked = Literal["command", "signal", "guard", "stop"]
+"""Why a checkpoint is asked for: a person wants it, a signal such as a scheduler's, the guard, a run that is stopped."""
 
 PauseDepth = Literal["hold", "release"]
 """`hold` keeps all memory; `release` moves model and optimizer state to the host, so that others can use the device."""
@@ -405,7 +405,7 @@ class CheckpointSaved(Message, frozen=True, kw_only=True):
     size_bytes: int
     duration_s: float
     reason: str = ""
-    """Who wanted it: `command`, `signal`, `stop`, `schedule`, `best`, `end`, `out of memory`; empty = it does not say."""
+    """Who wanted it: one of Asked, `schedule`, `best`, `end`, `out of memory`; empty when the script does not say."""
 
 
 class Notice(Message, frozen=True, kw_only=True):

@@ -61,7 +61,7 @@ def command(measure: Measure, command_id: str) -> wire.Command:
         case "cap":
             return wire.CapStep(command_id=command_id, step=measure.step, micro_batch=measure.micro_batch)
         case "light" | "full":
-            return wire.SaveCheckpoint(command_id=command_id, kind=measure.deed)
+            return wire.SaveCheckpoint(command_id=command_id, kind=measure.deed, reason="guard")
         case "pause":
             return wire.Pause(command_id=command_id)
         case "stop":

@@ -89,8 +89,8 @@ def test_each_measure_is_a_command():
         return [command(each, "x") for each in measures(forecast, STATE, rules, {}, 0.0, 60.0)]
 
     assert of(misfit()) == [wire.CapStep(command_id="x", step=812, micro_batch=2)]
-    assert of(trend("warning")) == [wire.SaveCheckpoint(command_id="x", kind="full")]
+    assert of(trend("warning")) == [wire.SaveCheckpoint(command_id="x", kind="full", reason="guard")]
     assert of(trend("critical")) == [wire.Stop(command_id="x", save="full")]
     gentle = GuardSection(mode="protect", on_warning="light", on_critical="pause")
-    assert of(trend("warning"), rules=gentle) == [wire.SaveCheckpoint(command_id="x", kind="light")]
+    assert of(trend("warning"), rules=gentle) == [wire.SaveCheckpoint(command_id="x", kind="light", reason="guard")]
     assert of(trend("critical"), rules=gentle) == [wire.Pause(command_id="x")]
