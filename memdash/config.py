@@ -78,6 +78,14 @@ class DataSection(Section, frozen=True, kw_only=True):
     """A local directory or hub name; empty = the pretrained model's own, or one trained at the start."""
     validation_fraction: float = 0.1
     """Share of the examples held out for evaluation; 0 = none."""
+    subset_ratio: float = 1.0
+    """Share of all examples, the held-out ones too, that the run uses, drawn by its seed."""
+    padding: Literal["batch", "group", "global", "bucket"] = "batch"
+    """Pad to the longest of a micro-batch, a step, or all; `bucket` = as `batch`, with like lengths in one step."""
+    outlier_length: int = 0
+    """Training examples longer than this are outliers, and the journal says how many; 0 = none are."""
+    outliers: Literal["isolate", "drop"] = "isolate"
+    """`isolate` trains each in a slice of its own, so that no other is padded to it; `drop` leaves them out."""
 
 
 class TrainSection(Section, frozen=True, kw_only=True):

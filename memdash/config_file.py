@@ -191,6 +191,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         "memory.empty_cache_every": config.memory.empty_cache_every,
         "train.grow_after": train.grow_after,
         "data.max_examples": data.max_examples,
+        "data.outlier_length": data.outlier_length,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "on_failure.restart": config.on_failure.restart,
         "checkpoint.every_minutes": config.checkpoint.every_minutes,
@@ -207,6 +208,26 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         fail("data.validation_fraction", data.validation_fraction, "must be at least 0 and below 1")
     if not train.max_steps and not train.epochs > 0:
         fail("train.epochs", train.epochs, "must be more than 0 when train.max_steps is 0")
+    if data.vocab_size < 100:
+        fail("data.vocab_size", data.vocab_size, "must be at least 100")
+    try:
+        BatchSplit(train.global_batch, config.micro_batch)
+    except PlanError as error:
+        fail(
+            "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
+        )
+    _check_strategies(config, fail)
+    _check_sizes(config, fail)
+    if config.budget.wall:
+        _check_duration("budget.wall", config.budget.wall, fail)
+    _check_duration("guard.cooldown", config.guard.cooldown, fail)
+    _check_task(config.task.name, data, base, fail)
+
+
+def _check_strategies(config: RunConfig, fail: Any) -> None:
+    train, data = config.train, config.data
+    if not 0 < data.subset_ratio <= 1:
+        fail("data.subset_ratio", data.subset_ratio, "must be more than 0 and at most 1")
     if train.patience and not train.eval_every:
         fail("train.patience", train.patience, "there are no evaluations to wait for", "set train.eval_every")
     if not 0 <= train.momentum < 1:
@@ -217,19 +238,6 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
         fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
     if config.model.trained_layers and config.model.freeze == "none":
         fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
-    if data.vocab_size < 100:
-        fail("data.vocab_size", data.vocab_size, "must be at least 100")
-    try:
-        BatchSplit(train.global_batch, config.micro_batch)
-    except PlanError as error:
-        fail(
-            "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
-        )
-    _check_sizes(config, fail)
-    if config.budget.wall:
-        _check_duration("budget.wall", config.budget.wall, fail)
-    _check_duration("guard.cooldown", config.guard.cooldown, fail)
-    _check_task(config.task.name, data, base, fail)
 
 
 def _check_task(name: str, data: DataSection, base: Path | None, fail: Any) -> None:

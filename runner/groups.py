@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runner.randomness import permutation
+
+BUCKET = 50  # groups whose examples are sorted among themselves: enough for equal lengths, few enough to stay random
 
 
 class Groups:
     """The order of an epoch, cut into groups of `global_batch`; how a group is sliced does not matter here."""
 
-    def __init__(self, num_examples: int, global_batch: int, seed: int) -> None:
+    def __init__(
+        self, num_examples: int, global_batch: int, seed: int, bucket_lengths: Sequence[int] | None = None
+    ) -> None:
+        """With `bucket_lengths` examples of like length come in one group."""
         self.num_examples = num_examples
         self._global_batch = global_batch
         self._seed = seed
+        self._lengths = bucket_lengths
         self._epoch = -1
         self._order: list[int] = []
 
@@ -23,4 +31,16 @@ class Groups:
 
     def order(self, epoch: int) -> list[int]:
         """All examples of an epoch."""
-        return permutation(self.num_examples, self._seed, "order", epoch)
+        order = permutation(self.num_examples, self._seed, "order", epoch)
+        return order if self._lengths is None else self._bucketed(order, self._lengths, epoch)
+
+    def _bucketed(self, order: list[int], lengths: Sequence[int], epoch: int) -> list[int]:
+        """The same examples: sorted by length within buckets, then the groups shuffled; a short one stays the last."""
+        size = self._global_batch
+        whole = len(order) // size * size
+        groups = []
+        for start in range(0, whole, BUCKET * size):
+            bucket = sorted(order[start : min(start + BUCKET * size, whole)], key=lambda index: lengths[index])
+            groups += [bucket[place : place + size] for place in range(0, len(bucket), size)]
+        shuffled = [groups[place] for place in permutation(len(groups), self._seed, "groups", epoch)]
+        return [index for group in shuffled for index in group] + order[whole:]

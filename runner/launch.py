@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from memdash.batching import BatchSplit
 from memdash.checkpoints import Checkpoint, choose
 from memdash.errors import UsageError
 from memdash.units import format_bytes, format_count
+from memdash.wire import Level
 from runner.adapt import adapt
 from runner.checkpoint import CheckpointStore
 from runner.device import Device, open_device
@@ -28,6 +30,7 @@ from runner.randomness import seed_everything
 from runner.rollback import Rollback
 from runner.saving import Saving
 from runner.say import say
+from runner.slicing import Slicing
 from runner.snapshots import Snapshots
 from runner.spec import Spec
 from runner.step import GroupStep
@@ -51,6 +54,8 @@ def prepare(spec: Spec, session: Session) -> Loop:
     task = open_task(spec, resumed.path if resumed else None)
     if not task.train_lengths:
         raise UsageError(f"task.name = {config.task.name!r}: there are no examples to train on")
+    slicing = Slicing.of(task, config.data)
+    _tell(session, getattr(task, "notes", ()))
     seed_everything(config.run.seed)  # whatever the task drew while it read its data, weights follow the seed
     model = task.build_model()
     adapt(model, config)
@@ -63,7 +68,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     }
     split = BatchSplit(config.train.global_batch, config.micro_batch)
     growth = Growth.start(split.group, split.micro_batch, config.train.grow_after)
-    step = GroupStep(state, task, split, session, growth)
+    step = GroupStep(state, task, split, session, growth, slicing)
     if resumed:
         _restore(state, resumed, exact=bool(spec.resume), facts=facts, step=step, session=session)
     if spec.micro_batch:
@@ -84,19 +89,21 @@ def _find_checkpoint(spec: Spec, session: Session) -> Checkpoint | None:
         return None
     kinds = ("full",) if spec.resume else ("light", "full")
     checkpoint, notes = choose(spec.checkpoints_dir, spec.resume or spec.warm_start, kinds)
-    for note in notes:
-        session.notice(note, level="warning")
-        say(note)
+    _tell(session, notes, "warning")
     return checkpoint
+
+
+def _tell(session: Session, notes: Sequence[str], level: Level = "info") -> None:
+    for note in notes:
+        session.notice(note, level=level)
+        say(note)
 
 
 def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -> TrainingState:
     """Model and optimizer state on the device. Raises OutOfMemoryStop when these alone do not fit."""
     note = device.start()
     session.read_memory = device.read_memory
-    if note:
-        session.notice(note, level="warning")
-        say(note)
+    _tell(session, [note] if note else [], "warning")
 
     def place() -> Optimizer:
         device.place(model)
@@ -118,12 +125,15 @@ def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -
 def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
     """What must be the same for a position in the data to mean the same, and for the bits to be the same."""
     lengths = ",".join(map(str, task.train_lengths)).encode()
-    train = spec.config.train
+    train, data = spec.config.train, spec.config.data
     return {
         "task": task.name,
         "seed": spec.config.run.seed,
         "num_examples": len(task.train_lengths),
         "lengths_sha256": hashlib.sha256(lengths).hexdigest(),
+        "order": f"buckets of {train.global_batch}" if data.padding == "bucket" else "shuffled",
+        "padding": data.padding,
+        "outliers": f"{data.outliers} above {data.outlier_length}" if data.outlier_length else "",
         "global_batch": train.global_batch,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -136,7 +146,7 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
 
 TRAIN_KEYS: tuple[str, ...] = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "max_grad_norm")
 TRAIN_KEYS += ("precision", "optimizer", "optimizer_impl", "momentum")
-POSITION = ("task", "seed", "num_examples", "lengths_sha256")
+POSITION = ("task", "seed", "num_examples", "lengths_sha256", "order")
 """With another one of these the position in the data would mean other examples; the rest only changes the bits."""
 TRAINED = ("freeze", "trained_layers", "optimizer", "momentum")
 """With another one of these the optimizer's state would be of another kind, or of other parameters."""

@@ -48,7 +48,8 @@ class Loop:
         self._evaluation = evaluation
         self.saving = saving
         self._rollback = rollback
-        self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed)
+        bucket_lengths = step.lengths if config.data.padding == "bucket" else None
+        self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed, bucket_lengths)
         self._lookahead = Lookahead(session, self._groups, plan, step.lengths)
         self._patience = Patience(config.train, session)
         self._said_s = 0.0

@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memdash.agent.session import Session
-from memdash.batching import BatchSplit, next_smaller, slices
+from memdash.batching import BatchSplit, next_smaller
 from memdash.errors import UsageError
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
-from runner.tasks.protocol import Batch, Task
+from runner.slicing import Slicing
+from runner.tasks.protocol import Batch, Task, collate
 from runner.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ class GroupStep:
     """Trains groups; `split` says how the last one was cut and shrinks when one does not fit."""
 
     def __init__(
-        self, state: TrainingState, task: Task, split: BatchSplit, session: Session, growth: Growth | None = None
+        self,
+        state: TrainingState,
+        task: Task,
+        split: BatchSplit,
+        session: Session,
+        growth: Growth | None = None,
+        slicing: Slicing | None = None,
     ) -> None:
         self.split = split
         self.growth = growth or Growth.start(split.group, split.micro_batch, after=0)
@@ -53,6 +60,8 @@ class GroupStep:
         self._state = state
         self._task = task
         self._session = session
+        self._slicing = slicing or Slicing(task.train_lengths)
+        self._lengths = self._slicing.told_lengths()
         self._snapshot = Snapshot(state.model, state.device)
         self._same_size: Counter[int] = Counter()
         self._at = (0, 0)  # the slice in flight, to name the example that does not fit
@@ -79,8 +88,8 @@ class GroupStep:
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Of every training example."""
-        return self._task.train_lengths
+        """Of every training example, as forecasts are told it."""
+        return self._lengths
 
     @property
     def was_cut(self) -> bool:
@@ -90,7 +99,7 @@ class GroupStep:
     def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
         """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
         self._snapshot.take()
-        self._longest = max(self._task.train_lengths[index] for index in indices)
+        self._longest = max(self._lengths[index] for index in indices)
         self._recovered = tried_commit = False
         self._choose(len(indices))
         while True:
@@ -161,18 +170,18 @@ class GroupStep:
     def _accumulate(self, indices: Sequence[int], epoch: int) -> tuple[float, int]:
         """Gradients of the group's mean loss, whatever split it takes; the loss and its number of items."""
         while True:
-            batches, num_items = self._collate(indices, epoch)
+            cuts = self._slicing.cut(indices, self.split.micro_batch)
+            batches, num_items = self._collate(cuts, self._slicing.pad_to(indices), epoch)
             loss = attempt(partial(self._forward_backward, batches, max(1, num_items)))
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
-            self._shrink(note_memory(loss, self._state.device), indices)
+            self._shrink(note_memory(loss, self._state.device), [index for cut in cuts for index in cut])
 
-    def _collate(self, indices: Sequence[int], epoch: int) -> tuple[list[Batch], int]:
+    def _collate(self, cuts: list[list[int]], pad_to: int, epoch: int) -> tuple[list[Batch], int]:
         """The whole group on the host, and what its loss is averaged over."""
         with self._state.device.host():
-            cuts = slices(len(indices), self.split.micro_batch)
-            batches = [self._task.collate("train", indices[start:stop], epoch) for start, stop in cuts]
+            batches = [collate(self._task, "train", cut, epoch, pad_to) for cut in cuts]
             return batches, sum(self._task.count_items(batch) for batch in batches)
 
     def _forward_backward(self, batches: list[Batch], num_items: int) -> float:

@@ -55,10 +55,10 @@ class LanguageModelling:
             model.config.use_cache = False  # type: ignore[union-attr]  # keys and values of the past are of no use in training
         return model
 
-    def collate(self, part: Part, indices: Sequence[int], epoch: int) -> Batch:
-        """Padded to the longest of this micro-batch; masks are a function of (seed, epoch, index)."""
+    def collate(self, part: Part, indices: Sequence[int], epoch: int, pad_to: int = 0) -> Batch:
+        """Padded to `pad_to` or the longest of this micro-batch; masks are a function of (seed, epoch, index)."""
         blocks = [self._blocks[part][index] for index in indices]
-        shape = (len(blocks), max(map(len, blocks)))
+        shape = (len(blocks), max(pad_to, *map(len, blocks)))
         tokens = torch.full(shape, self._tokenizer.pad_token_id or 0)
         labels = torch.full(shape, IGNORED)
         attention = torch.zeros(shape, dtype=torch.long)

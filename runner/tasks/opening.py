@@ -9,10 +9,15 @@ from pathlib import Path
 from memdash.errors import UsageError
 from runner.spec import Spec
 from runner.tasks.protocol import REQUIRED, Task
+from runner.tasks.selection import select
 
 
 def open_task(spec: Spec, tokenizer: Path | None = None) -> Task:
-    """The task, its data read. `tokenizer` is the checkpoint that a resumed run takes its tokenizer from."""
+    """The task, with the examples that the config uses. A resumed run takes its checkpoint's `tokenizer`."""
+    return select(_open(spec, tokenizer), spec.config)
+
+
+def _open(spec: Spec, tokenizer: Path | None) -> Task:
     if spec.config.task.name == "language-modelling":
         from runner.tasks.language_modelling import LanguageModelling
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ class Task(Protocol):
         """One micro-batch of named tensors on the CPU.
 
         A function of its arguments and the run's seed: an epoch cut otherwise, or resumed, must give the same examples.
+        With a further argument `pad_to: int = 0`, the least length to pad to, a task can do `data.padding = "group"`.
         """
 
     def count_items(self, batch: Batch) -> int:
@@ -47,6 +48,20 @@ class Task(Protocol):
 
     def save_files(self, model: nn.Module, folder: Path) -> None:
         """Add what a checkpoint needs besides the weights, such as a tokenizer. May do nothing."""
+
+
+class PaddingTask(Task, Protocol):
+    """A task whose slices may be padded further than to their longest example."""
+
+    def collate(self, part: Part, indices: Sequence[int], epoch: int, pad_to: int = 0) -> Batch:
+        """At least `pad_to` long."""
+
+
+def collate(task: Task, part: Part, indices: Sequence[int], epoch: int, pad_to: int) -> Batch:
+    """A micro-batch that is at least `pad_to` long; 0 = as long as its longest example."""
+    if not pad_to:
+        return task.collate(part, indices, epoch)
+    return cast("PaddingTask", task).collate(part, indices, epoch, pad_to)
 
 
 REQUIRED: tuple[str, ...] = ("name", "item_name", "train_lengths", "validation_lengths", "build_model", "collate")

@@ -39,8 +39,9 @@ class TextClassification:
         numbers = {name: number for number, name in names.items()}
         self._config = model_config(spec, self._tokenizer, id2label=names, label2id=numbers)
         self._config.pad_token_id = self._tokenizer.pad_token_id
-        cut = self._tokenizer([row.text for row in rows], truncation=True, max_length=data.max_length)
-        examples = [(ids, numbers[row.label]) for ids, row in zip(cut["input_ids"], rows, strict=True)]
+        self.notes: list[str] = []
+        tokens = self._cut([row.text for row in rows], data.max_length)
+        examples = [(ids, numbers[row.label]) for ids, row in zip(tokens, rows, strict=True)]
         train, validation = hold_out(len(examples), data.validation_fraction, spec.config.run.seed)
         self._examples = {"train": [examples[i] for i in train], "validation": [examples[i] for i in validation]}
         self.train_lengths: Sequence[int] = [len(ids) for ids, _ in self._examples["train"]]
@@ -51,10 +52,10 @@ class TextClassification:
         model: nn.Module = build(AutoModelForSequenceClassification, self._spec, self._config)
         return model
 
-    def collate(self, part: Part, indices: Sequence[int], epoch: int) -> Batch:
-        """Padded to the longest of this micro-batch."""
+    def collate(self, part: Part, indices: Sequence[int], epoch: int, pad_to: int = 0) -> Batch:
+        """Padded to `pad_to`, or the longest of this micro-batch."""
         chosen = [self._examples[part][index] for index in indices]
-        shape = (len(chosen), max(len(ids) for ids, _ in chosen))
+        shape = (len(chosen), max(pad_to, *(len(ids) for ids, _ in chosen)))
         tokens = torch.full(shape, self._tokenizer.pad_token_id)
         attention = torch.zeros(shape, dtype=torch.long)
         for row, (ids, _) in enumerate(chosen):
@@ -84,6 +85,19 @@ class TextClassification:
         """What `from_pretrained` needs besides the weights."""
         model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
         self._tokenizer.save_pretrained(folder)
+
+    def _cut(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Tokens of each text, with a note of how many were too long and what they lost."""
+        tokens: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
+        total = sum(map(len, tokens))
+        too_long = [number for number, ids in enumerate(tokens) if len(ids) > max_length]
+        for number in too_long:
+            tokens[number] = self._tokenizer(texts[number], truncation=True, max_length=max_length)["input_ids"]
+        lost = total - sum(map(len, tokens))
+        if too_long:
+            text = f"data.max_length = {max_length}: {len(too_long)} of {len(texts)} texts are longer and were cut, "
+            self.notes.append(f"{text}{lost} of {total} tokens ({lost / total:.1%}) lost")
+        return tokens
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         logits: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from memdash.agent.session import Session
 from memdash.config_file import parse_config
-from memdash.wire import DeviceMemory
 from runner.launch import prepare
 from runner.loop import Loop
 from runner.simulated import SimulatedDevice
@@ -31,21 +30,20 @@ BERT = {
 
 
 class Listening(Session):
-    """Keeps the largest figures of the device, what was reported of each step, and what went into the journal."""
+    """Keeps the peak of each step, what was reported of it, and what went into the journal."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak_bytes = self.before_bytes = 0
+        self.before_bytes = 0
+        """What other runs of the same test hold."""
+        self.peaks: list[int] = []
         self.reports: list[dict[str, Any]] = []
         self.notices: list[str] = []
 
-    def look(self, memory: DeviceMemory) -> None:
-        """One reading of the device, less what other runs of the same test hold."""
-        self.peak_bytes = max(self.peak_bytes, (memory.peak_allocated_bytes or 0) - self.before_bytes)
-
     def end_step(self, **report: Any) -> bool:
         assert self.read_memory is not None
-        self.look(self.read_memory())
+        memory = self.read_memory()
+        self.peaks.append((memory.peak_allocated_bytes or 0) - self.before_bytes)
         self.reports.append(report)
         return super().end_step(**report)
 
@@ -68,7 +66,7 @@ class Trial:
     @property
     def peak_bytes(self) -> int:
         """The most that the steps held."""
-        return self.session.peak_bytes
+        return max(self.session.peaks)
 
     @property
     def losses(self) -> list[float]:
