@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -245,15 +246,17 @@ STARTER = {
 """Where the starter config differs from the defaults: a model that trains in a minute or two on a laptop."""
 
 
-def starter_config() -> str:
-    """Every key with what it means, as TOML; the values train a small model."""
+def starter_config(changes: Mapping[str, Any] | None = None, about: str = "") -> str:
+    """Every key with what it means, as TOML; the values train a small model, with `changes` for the machine in `about`."""
+    values = STARTER | dict(changes or {})
     lines = ["# A memdash run config with every key; the values train a small BERT on Python's own manual."]
+    lines += [f"# Memory, time and disk are set for {about}."] if about else []
     lines += ["# Start it: memdash run THIS_FILE"]
     for section in SECTIONS.values():
         docs = _field_docs(section)
         lines += ["", f"[{table_name(section)}]"]
         for field in msgspec.structs.fields(section):
-            starter = STARTER.get(f"{table_name(section)}.{field.name}", field.default)
+            starter = values.get(f"{table_name(section)}.{field.name}", field.default)
             lines += [f"# {docs[field.name]}{_choices(section, field.name)}", f"{field.name} = {_toml(starter)}"]
     return "\n".join(lines) + "\n"
 

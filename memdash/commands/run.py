@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from memdash.config import RunConfig
     from memdash.store.run_directory import RunDirectory, RunRecord
 
+QUICK = (
+    "data.subset_ratio=0.1",
+    "train.max_steps=20",
+    "train.eval_every=10",
+    "checkpoint.every_steps=0",
+    "checkpoint.every_minutes=0",
+    "checkpoint.every_epoch=false",
+    "checkpoint.keep_best=''",
+    "checkpoint.at_end='none'",
+)
+"""What --quick sets; a --set beside it has the last word."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
@@ -40,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one key, such as train.micro_batch=4; may be given often",
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="see whether it works at all: 20 steps on a tenth of the examples, saving nothing",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--headless", action="store_true", help="print lines instead of the dashboard; exit with the outcome"
@@ -57,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     from memdash.commands._watch import terminal_problem, watch, watch_headless
     from memdash.supervisor.launch import launch_supervisor
 
+    if args.quick:
+        if args.config is None:
+            raise UsageError("--quick starts a new run", hint="give it a config")
+        args.overrides = [*QUICK, *args.overrides]
     if args.dry_run:
         return _describe(args)
     problem = "" if args.headless or args.detach else terminal_problem()
