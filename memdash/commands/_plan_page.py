@@ -39,7 +39,7 @@ def _data_lines(data: dict[str, Any]) -> Iterator[str]:
         f"90% {data['p90']:,}, 99% {data['p99']:,}, longest {data['longest']:,}"
     )
     padding = data["padding"]
-    yield f"padding   global {padding['global']:.1f}x the data, per micro-batch (as trained) {padding['per_slice']:.1f}x"
+    yield f"padding   global {padding['global']:.1f}x the data, as configured ({data['policy']}) {padding['trained']:.1f}x"
     if data["num_outliers"]:
         named = ", ".join(f"{index:,} ({length:,})" for index, length in data["outliers"])
         more = data["num_outliers"] - len(data["outliers"])
@@ -95,10 +95,12 @@ def _advice(plan: dict[str, Any]) -> Iterator[str]:
     if capacity is None:
         return
     (row,) = (row for row in plan["rows"] if row["micro_batch"] == plan["configured"])
-    if row["verdict"] == "oom" and data["num_outliers"]:
+    longest, isolated = row["peak_bytes"]["longest"], row["isolated_bytes"]
+    if row["verdict"] == "oom" and data["num_outliers"] and isolated < longest:
+        usual = data["longest_usual"]
         yield (
-            "The outliers decide: padding per micro-batch does not lower the step that holds one. Cut or left out, the "
-            f"longest would be {data['longest_usual']:,}."
+            "Padding per micro-batch does not lower the step that holds an outlier. Each in a slice of its own, by "
+            f"data.outlier_length = {usual}: {format_bytes(isolated)} instead of {format_bytes(longest)}."
         )
     if largest is None:
         yield "No micro-batch fits: even one example at a time needs more."

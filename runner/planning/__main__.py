@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -59,6 +60,7 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     if not task.train_lengths:
         raise UsageError(f"task.name = {spec.config.task.name!r}: there are no examples to train on")
     room = _room(options, spec.config.device.kind)
+    gc.freeze()  # each trace collects garbage: what is there by now is none
     model = task.build_model()
     adapt(model, spec.config)
     model.train()

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from memdash.batching import divisors
 from memdash.config import RunConfig
+from runner.groups import Groups
 from runner.optimizer import Plan
 from runner.planning.estimate import Estimator
 from runner.planning.outlook import Moment, Outlook, look
 from runner.planning.statistics import LengthStatistics, Slices, blow_up, epochs
+from runner.planning.trace import larger
 from runner.planning.tracer import Tracer
+from runner.slicing import Slicing
 from runner.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -49,6 +52,9 @@ class Planner:
         self._task = task
         self._room = room
         self._group = config.train.global_batch
+        self._slicing = Slicing.of(task, config.data)
+        bucket_lengths = self._slicing.told_lengths() if config.data.padding == "bucket" else None
+        self._groups = Groups(len(task.train_lengths), self._group, config.run.seed, bucket_lengths)
         self._parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
         self._tracer = Tracer(task, model, config.train)
         example = {length: index for index, length in enumerate(task.train_lengths)}
@@ -75,6 +81,7 @@ class Planner:
                 "item_name": self._task.item_name,
                 **asdict(statistics),
                 "padding": blow_up(self._task.train_lengths, self._epoch(self._config.micro_batch)),
+                "policy": self._config.data.padding,
             },
             "steps": self._plan.total_steps,
             "group": self._group,
@@ -108,11 +115,10 @@ class Planner:
         return sorted({*sizes, self._config.micro_batch})
 
     def _epoch(self, micro_batch: int) -> Slices:
-        return next(epochs(self._task.train_lengths, self._group, micro_batch, self._config.run.seed, 1 << 60))
+        return next(epochs(self._slicing, self._groups, self._group, micro_batch, self._plan.steps_per_epoch))
 
     def _outlook(self, micro_batch: int) -> Outlook:
-        lengths, seed, steps = self._task.train_lengths, self._config.run.seed, self._plan.total_steps
-        run = epochs(lengths, self._group, micro_batch, seed, steps)
+        run = epochs(self._slicing, self._groups, self._group, micro_batch, self._plan.total_steps)
         return look(run, self._need, micro_batch, self._room.for_tensors)
 
     def _need(self, phase: Any, batch: int, length: int) -> int:
@@ -132,12 +138,19 @@ class Planner:
             "micro_batch": micro_batch,
             "slices": num_slices,
             "peak_bytes": {name: peak.bytes + self._room.framework_bytes for name, peak in peaks.items()},
+            "isolated_bytes": self._isolated_bytes(micro_batch, num_slices),
             "terms": {**peaks["longest"].terms, "framework": self._room.framework_bytes},
             "worst_bytes": total,
             "worst": _as_json(outlook.worst),
             "first_over": _as_json(outlook.first_over),
             "verdict": verdict,
         }
+
+    def _isolated_bytes(self, micro_batch: int, num_slices: int) -> int:
+        """The peak at the longest if each outlier were a slice of its own."""
+        alone = self._estimator.step(1, self._statistics.longest, 2)
+        usual = self._statistics.longest_usual
+        return larger(alone, self._estimator.step(micro_batch, usual, num_slices)).bytes + self._room.framework_bytes
 
 
 def _as_json(moment: Moment | None) -> dict[str, int] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.groups import Groups
+from runner.slicing import Slicing
 
 FAR = 2  # times the 99th percentile: beyond it an example is an outlier
 MAX_OUTLIERS = 10  # are listed
@@ -61,33 +62,33 @@ class Slices:
     """Of its group: no gradients are there yet."""
 
     @classmethod
-    def cut(cls, order: Sequence[int], lengths: Sequence[int], group: int, micro_batch: int, done: int = 0) -> Slices:
-        """As the runner will cut an epoch's order; `done` steps were made before."""
-        indices = np.asarray(order, dtype=np.int64)
-        values = np.asarray(lengths, dtype=np.int64)[indices]
-        places = np.arange(len(indices))
-        starts = np.flatnonzero(places % group % micro_batch == 0)
-        number = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(indices))))
-        by_length = np.lexsort((places, -values, number))  # of each slice the longest first
-        example = indices[by_length[starts]]
-        longest = np.maximum.reduceat(values, starts)
-        count = np.diff(np.append(starts, len(indices)))
-        return cls(starts // group + 1 + done, longest, count, example, starts % group == 0)
+    def cut(cls, order: Sequence[int], slicing: Slicing, group: int, micro_batch: int, done: int = 0) -> Slices:
+        """As the runner will cut and pad an epoch's order; `done` steps were made before."""
+        lengths = slicing.lengths
+        everywhere = slicing.pad_to(order) if slicing.padding == "global" else 0
+        rows = []
+        for step, start in enumerate(range(0, len(order), group), done + 1):
+            indices = order[start : start + group]
+            pad_to = everywhere or slicing.pad_to(indices)
+            for number, part in enumerate(slicing.cut(indices, micro_batch)):
+                example = max(part, key=lengths.__getitem__)
+                rows.append((step, max(lengths[example], pad_to), len(part), example, number == 0))
+        steps, longest, count, example_of, is_first = np.array(rows, dtype=np.int64).reshape(-1, 5).T
+        return cls(steps, longest, count, example_of, is_first.astype(bool))
 
 
-def epochs(lengths: Sequence[int], group: int, micro_batch: int, seed: int, total_steps: int) -> Iterator[Slices]:
+def epochs(slicing: Slicing, groups: Groups, group: int, micro_batch: int, total_steps: int) -> Iterator[Slices]:
     """The slices of a whole run, an epoch at a time; of the last one only the steps that are made."""
-    groups = Groups(len(lengths), group, seed)
-    steps_per_epoch = -(-len(lengths) // group)
+    steps_per_epoch = -(-groups.num_examples // group)
     for epoch, done in enumerate(range(0, total_steps, steps_per_epoch)):
         order = groups.order(epoch)[: (total_steps - done) * group]
-        yield Slices.cut(order, lengths, group, micro_batch, done)
+        yield Slices.cut(order, slicing, group, micro_batch, done)
 
 
 def blow_up(lengths: Sequence[int], epoch: Slices) -> dict[str, float]:
     """How many times more cells are computed in a whole epoch than hold data, with each way to pad.
 
-    `per_slice` is what our tasks do; `global` is every example padded to the longest; `global_usual` the same without outliers.
+    `trained` is what the config does; `global` is every example padded to the longest; `global_usual` the same without outliers.
     """
     values = np.asarray(lengths, dtype=np.int64)
     statistics = LengthStatistics.of(lengths)
@@ -95,5 +96,5 @@ def blow_up(lengths: Sequence[int], epoch: Slices) -> dict[str, float]:
     return {
         "global": len(values) * statistics.longest / float(values.sum()),
         "global_usual": len(usual) * statistics.longest_usual / float(usual.sum()),
-        "per_slice": float((epoch.longest * epoch.count).sum()) / float(values.sum()),
+        "trained": float((epoch.longest * epoch.count).sum()) / float(values.sum()),
     }

@@ -126,7 +126,7 @@ def test_the_page_says_why_nothing_was_scaled_and_that_a_capacity_is_unknown() -
     plan = {
         "config": "x.toml",
         "model": {"parameters": 100, "trainable": 10},
-        "data": {**data, "padding": {"global": 25.0, "global_usual": 2.0, "per_slice": 3.0}},
+        "data": {**data, "padding": {"global": 25.0, "global_usual": 2.0, "trained": 3.0}, "policy": "batch"},
         "steps": 5,
         "group": 2,
         "configured": 2,

@@ -32,6 +32,7 @@ from runner.planning.trace import Peak, Phase, Script, Trace
 from runner.planning.tracer import Tracer
 from runner.precision import Precision
 from runner.simulated import SimulatedDevice
+from runner.slicing import Slicing
 from runner.step import GroupStep
 from runner.training_state import Progress, TrainingState
 
@@ -82,6 +83,15 @@ class Deciding(BertTask):
     def loss_sum(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         hidden = model(batch["input_ids"])
         return (torch.tanh(hidden) if hidden.shape[1] > 60 else hidden).square().sum()
+
+
+class Wasteful(Deciding):
+    """A forward that makes something large and lets it go."""
+
+    def loss_sum(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = model(batch["input_ids"])
+        copies = torch.cat([hidden.detach()] * 50)
+        return (hidden * copies[: len(hidden)].clone()).sum()
 
 
 def estimator(task: Any, train: TrainSection, group: int = 16) -> tuple[Estimator, Tracer]:
@@ -137,6 +147,13 @@ def test_the_terms_are_what_they_say() -> None:
     assert 2 * parameters <= peak.terms["optimizer state"] < 2.01 * parameters
     assert peak.terms["activations"] > 4 * parameters
     assert estimate.phase("commit", 8, 128).terms["activations"] < 1000  # the loss
+
+
+def test_what_a_forward_lets_go_is_temporary() -> None:
+    peak = estimator(Wasteful(), TrainSection())[0].phase("first", 2, 128)
+    large = 50 * 2 * 128 * 16 * 4
+    assert large <= peak.terms["temporaries"] < 1.1 * large
+    assert peak.terms["activations"] < 0.1 * large
 
 
 def test_what_does_not_scale_is_traced_directly_and_says_why(simulated: Callable[[int], SimulatedDevice]) -> None:
@@ -197,29 +214,38 @@ def test_the_outlier_is_named_and_what_padding_costs_with_and_without_it() -> No
     statistics = LengthStatistics.of(lengths)
     assert (statistics.median, statistics.p99, statistics.longest, statistics.longest_usual) == (1, 2, 26, 2)
     assert statistics.outliers == [(99, 26)]
-    padding = blow_up(lengths, Slices.cut(range(100), lengths, 10, 5))
+    padding = blow_up(lengths, Slices.cut(range(100), Slicing(lengths), 10, 5))
     assert padding["global"] == pytest.approx(26 * 100 / sum(lengths))
     assert padding["global_usual"] == pytest.approx(2 * 99 / (60 + 78))
-    assert padding["per_slice"] == pytest.approx((60 + 2 * 35 + 5 * 26) / sum(lengths))
+    assert padding["trained"] == pytest.approx((60 + 2 * 35 + 5 * 26) / sum(lengths))
 
 
 def test_few_examples_have_an_outlier_too() -> None:
     assert LengthStatistics.of([5, 6, 5, 40]).outliers == [(3, 40)]
     assert LengthStatistics.of([7]).outliers == []
+    assert LengthStatistics.of([5, 6, 12]).outliers == []  # twice is not yet far
+
+
+def run_of(lengths: list[int], micro_batch: int, **how: Any) -> list[Slices]:
+    """Six steps of groups of 8."""
+    return list(epochs(Slicing(lengths, **how), Groups(len(lengths), 8, 3), 8, micro_batch, total_steps=6))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 8])
-def test_slices_are_those_that_the_runner_cuts(micro_batch: int) -> None:
+@pytest.mark.parametrize(
+    "how", [{}, {"alone_above": 18}, {"padding": "group"}, {"padding": "global", "alone_above": 20}]
+)
+def test_slices_are_those_that_the_runner_cuts(micro_batch: int, how: dict[str, Any]) -> None:
     lengths = [(7 * index) % 23 + 1 for index in range(30)]
-    run = list(epochs(lengths, 8, micro_batch, seed=3, total_steps=6))
-    groups, expected = Groups(30, 8, 3), []
+    slicing, groups, expected = Slicing(lengths, **how), Groups(30, 8, 3), []
     for step in range(6):
         indices = groups.at(step // 4, step % 4 * 8)
-        for start in range(0, len(indices), micro_batch):
-            part = indices[start : start + micro_batch]
+        for number, part in enumerate(slicing.cut(indices, micro_batch)):
             longest = max(part, key=lambda index: lengths[index])
-            expected.append((step + 1, lengths[longest], len(part), longest, start == 0))
+            padded = max(lengths[longest], slicing.pad_to(indices))
+            expected.append((step + 1, padded, len(part), longest, number == 0))
     columns = ("step", "longest", "count", "example", "is_first")
+    run = run_of(lengths, micro_batch, **how)
     found = [row for part in run for row in zip(*(getattr(part, name).tolist() for name in columns), strict=True)]
     assert found == expected
 
@@ -232,9 +258,9 @@ def need(phase: Phase, batch: int, length: int) -> int:
 @pytest.mark.parametrize("room", [19, 20, 40, 60, 75, 90, 1000])
 def test_the_first_step_that_will_not_fit_is_found(room: int) -> None:
     lengths = [(7 * index) % 23 + 1 for index in range(30)]
-    outlook = look(epochs(lengths, 8, 4, 3, 6), need, 4, room)
+    outlook = look(run_of(lengths, 4, alone_above=20), need, 4, room)
     first, most = None, need("commit", 4, 1)
-    for part in epochs(lengths, 8, 4, 3, 6):
+    for part in run_of(lengths, 4, alone_above=20):
         for place in range(len(part.step)):
             phase: Phase = "first" if part.is_first[place] else "later"
             bytes_ = max(need(phase, int(part.count[place]), int(part.longest[place])), need("commit", 4, 1))
