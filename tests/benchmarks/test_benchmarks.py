@@ -127,3 +127,13 @@ def test_what_is_not_measured_has_no_verdict() -> None:
     assert line.ratio is None
     assert line.met is None
     assert "not measured: no kernel" in table([line])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_strategies() -> None:
+    rows = run("strategies")
+    assert_measured(rows)
+    ratios = {line["figure"]: line["ratio"] for line in rows}
+    assert ratios["checkpoint: light bf16, bytes"] < 0.25
+    assert max(ratios.values()) <= 1  # no strategy takes more than what it is to spare
