@@ -96,6 +96,17 @@ def test_an_oom_while_activations_are_computed_again_leaves_no_trace(
     assert points > 10
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_takes_part_of_the_activations_and_trains_nearly_the_same(
+    tmp_path: Path, precision: str
+) -> None:
+    whole, half = run(tmp_path / "fp32"), run(tmp_path / precision, train={"precision": precision})
+    assert half.peak_bytes - half.start_bytes < 0.95 * (whole.peak_bytes - whole.start_bytes)
+    assert half.losses != whole.losses
+    assert half.losses == pytest.approx(whole.losses, rel=0.01)
+    assert {tensor.dtype for tensor in half.weights.values()} == {torch.float32}
+
+
 # ---- frozen ----
 
 
