@@ -35,6 +35,15 @@ def supervisor(storm: Storm) -> Evidence:
     return {ADOPTED: 1}
 
 
+def terminated_supervisor(storm: Storm) -> Evidence:
+    """SIGTERM, as a machine that shuts down sends it: a full checkpoint, the end, and then `memdash run --resume`."""
+    training = storm.training
+    pid = training.trainer()
+    training.kill(training.supervisor(), signal.SIGTERM)
+    until(lambda: not running(pid), "the training process to end", START_S)
+    return {r"state: SIGTERM: saving a full checkpoint": 1, r"state: stopped": 1, RESTARTED: 1}
+
+
 def frozen_supervisor(storm: Storm) -> Evidence:
     """SIGSTOP for a while: the training process does not wait for it."""
     training = storm.training
@@ -178,6 +187,7 @@ def _wait_for_checkpoint(storm: Storm) -> None:
 
 FAULTS = [
     Fault("supervisor: kill -9, then attach", supervisor, "supervisor", weight=2),
+    Fault("supervisor: SIGTERM, then --resume", terminated_supervisor, "attempt"),
     Fault("supervisor: frozen, then thawed", frozen_supervisor, "nothing"),
     Fault("supervisor and trainer killed", both, "attempt", loses_samples=True),
     Fault("record: half a journal line", torn_journal, "supervisor"),

@@ -22,8 +22,7 @@ def disk_without_room(storm: Storm) -> Evidence:
     place = storm.place
     size = _checkpoint_bytes(storm)
     try:
-        place.take_disk(storm.chance.randrange(64 << 10, size // 2))
-        _cannot_save(storm)
+        _cannot_save(storm, leave_bytes=storm.chance.randrange(64 << 10, size // 2))
         storm.training.wait_for_progress()
     finally:
         place.give_disk_back()
@@ -40,7 +39,7 @@ def disk_full_in_a_save(storm: Storm) -> Evidence:
         training.wait_for_save()
         place.take_disk(0)
         verb.wait(timeout=START_S)
-        _cannot_save(storm)
+        _cannot_save(storm, leave_bytes=0)
         training.order(flood_mib=1)  # there is no room for what it prints either
         training.wait_for_progress()
         end_s = time.monotonic() + storm.chance.uniform(1, 4)
@@ -69,6 +68,22 @@ def supervisor_killed_on_full_disk(storm: Storm) -> Evidence:
     training.bring_supervisor()
     _saves_again(storm)
     return {r"link: a new supervisor has adopted pid": 1}
+
+
+def trainer_killed_on_full_disk(storm: Storm) -> Evidence:
+    """kill -9: the next attempt has no room for anything, and trains."""
+    training, place = storm.training, storm.place
+    _checkpoint_bytes(storm)
+    try:
+        place.take_disk(0)
+        pid = training.trainer()
+        training.kill(pid)
+        until(lambda: training.trainer() not in (None, pid), "the next attempt", START_S)
+        training.wait_for_progress()
+    finally:
+        place.give_disk_back()
+    _saves_again(storm)
+    return {r"killed by SIGKILL|store: the record is written again": 1}
 
 
 def flood(storm: Storm) -> Evidence:
@@ -141,10 +156,14 @@ def _checkpoint_bytes(storm: Storm) -> int:
     return storm.training.full_checkpoints()[0].size_bytes
 
 
-def _cannot_save(storm: Storm) -> None:
-    code = storm.training.verb("checkpoint", "--full")
-    if code != ExitCode.COMMAND:
-        raise Stuck(f"`memdash checkpoint --full` on a full disk exited with {code}")
+def _cannot_save(storm: Storm, leave_bytes: int) -> None:
+    """A save that was under way may still remove an old checkpoint, and so make room for one more."""
+
+    def refused() -> bool:
+        storm.place.take_disk(leave_bytes)
+        return storm.training.verb("checkpoint", "--full") == ExitCode.COMMAND
+
+    until(refused, "a checkpoint to be refused for want of room", START_S)
 
 
 def _saves_again(storm: Storm) -> None:
@@ -166,6 +185,9 @@ FAULTS = [
         "supervisor",
         needs_own_disk=True,
         loses_samples=True,
+    ),
+    Fault(
+        "disk: full, trainer killed", trainer_killed_on_full_disk, "attempt", needs_own_disk=True, loses_samples=True
     ),
     Fault("output: a flood", flood, "nothing"),
     Fault("controls: verbs in any order", controls, "nothing"),

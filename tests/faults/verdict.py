@@ -42,6 +42,7 @@ def check_training(training: Training, reference: Training, storm: Storm, *, bit
         _journaled(name, storm),
         _recorded(training, done, storm),
         _half_written(training),
+        _no_traceback(training),
     ]
 
 
@@ -148,6 +149,14 @@ def _half_written(training: Training) -> Check:
     """Ours all begin with a dot; what a fault planted does not count."""
     names = [path.name for path in training.directory.path.rglob(".*") if not path.name.endswith("-99999999")]
     return Check(f"{training.name}: no half-written file", not names, f"{len(names)} {' '.join(names)}".strip())
+
+
+def _no_traceback(training: Training) -> Check:
+    """Neither process ever met an error that it did not expect."""
+    logs = (training.directory.supervisor_log, training.directory.output)
+    found = [path.name for path in logs if b"Traceback" in path.read_bytes()]
+    found += [entry.text for entry in training.journal() if "a fault in the supervisor" in entry.text]
+    return Check(f"{training.name}: no traceback", not found, "; ".join(found) or "none")
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
