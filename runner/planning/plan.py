@@ -14,7 +14,7 @@ from runner.optimizer import Plan
 from runner.planning.estimate import Estimator
 from runner.planning.outlook import Moment, Outlook, look
 from runner.planning.statistics import LengthStatistics, Slices, blow_up, epochs
-from runner.planning.trace import larger
+from runner.planning.trace import Peak, larger
 from runner.planning.tracer import Tracer
 from runner.slicing import Slicing
 from runner.tasks.protocol import Task
@@ -128,7 +128,7 @@ class Planner:
         num_slices = -(-self._group // micro_batch)
         statistics = self._statistics
         lengths = {"longest": statistics.longest, "p99": statistics.p99, "median": statistics.median}
-        peaks = {name: self._estimator.step(micro_batch, length, num_slices) for name, length in lengths.items()}
+        peaks = {name: self._peak(micro_batch, length, num_slices) for name, length in lengths.items()}
         room = self._room.for_tensors
         total = outlook.worst_bytes + self._room.framework_bytes
         verdict = "unknown" if room is None else "oom" if not outlook.fits else "fits"
@@ -145,6 +145,11 @@ class Planner:
             "first_over": _as_json(outlook.first_over),
             "verdict": verdict,
         }
+
+    def _peak(self, micro_batch: int, length: int, num_slices: int) -> Peak:
+        """Of a step whose longest example is so long: in a slice of its own where the config says so."""
+        alone = 0 < self._slicing.alone_above < length
+        return self._estimator.step(1, length, 2) if alone else self._estimator.step(micro_batch, length, num_slices)
 
     def _isolated_bytes(self, micro_batch: int, num_slices: int) -> int:
         """The peak at the longest if each outlier were a slice of its own."""
