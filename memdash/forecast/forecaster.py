@@ -124,11 +124,13 @@ class Forecaster:
     def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
         if rank.last is None or rank.last.memory is None:
             return
-        trend, held = rank.floor.trend(), rank.held.trend()
+        trend = rank.floor.trend()
         others = rank.total_bytes - (rank.last.memory.capacity_bytes or 0)
         cause = "tensors are kept from step to step, as by a retained graph"
-        if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
-            trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
+        if trend is None or (rank.last.memory.inactive_split_bytes or 0) > trend.rise_bytes / 2:
+            held = rank.held.trend()
+            if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
+                trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
         if trend is not None:
             cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
             yield _trend_outlook("device", _over_steps(trend, rank.total_bytes, state), state, cause, number)
@@ -242,6 +244,7 @@ def _misfit_outlook(misfit: Misfit, rank: _Rank, state: RunState, number: int) -
     sure = misfit.sure(capacity)
     will = "will not fit" if sure else "may not fit"
     low, high = format_bytes(round(need.low_bytes)), format_bytes(round(need.high_bytes))
+    needed = need.middle_bytes if sure and need.likely_bytes <= capacity else need.likely_bytes
     fitting = misfit.fitting_micro_batch
     remedy = (
         f"micro-batch {fitting} {'fits' if misfit.surely else 'probably fits'}" if fitting else "no micro-batch fits"
@@ -252,7 +255,7 @@ def _misfit_outlook(misfit: Misfit, rank: _Rank, state: RunState, number: int) -
         level=misfit_risk(misfit, in_s, sure=sure),
         text=(
             f"step {coming.step:,} in {format_duration(in_s)} {will}: example {coming.example:,} of length "
-            f"{coming.longest:,} needs {format_bytes(round(need.likely_bytes))} of {format_bytes(capacity)}; {remedy}"
+            f"{coming.longest:,} needs {format_bytes(round(needed))} of {format_bytes(capacity)}; {remedy}"
         ),
         evidence=(
             f"needs {low} to {high}, from the peaks of {len(rank.model)} different loads; "

@@ -34,8 +34,8 @@ class Misfit:
     """Whether that one fits with its whole interval."""
 
     def sure(self, capacity_bytes: float) -> bool:
-        """Whether it likely will not fit, rather than perhaps not."""
-        return self.need.likely_bytes > capacity_bytes
+        """Whether it will not fit, rather than perhaps not."""
+        return self.need.middle_bytes > capacity_bytes
 
 
 def first_misfit(
@@ -65,11 +65,8 @@ def first_misfit(
             continue
         smaller = [choice for choice in choices if choice < size]
         fitting, surely = model.largest_that_fits(smaller, each.longest, room)
-        total = Estimate(
-            need.low_bytes + floor_bytes, need.likely_bytes + floor_bytes, need.high_bytes + floor_bytes, need.seen
-        )
-        misfit = Misfit(each, total, fitting, surely)
-        if need.likely_bytes > room:
+        misfit = Misfit(each, need.on(floor_bytes), fitting, surely)
+        if need.middle_bytes > room:
             return misfit
         perhaps = perhaps or misfit
     return perhaps

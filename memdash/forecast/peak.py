@@ -18,6 +18,10 @@ MAX_CELLS = 96
 FIRST_CELLS = 8  # different loads, before anything is said of a load that has not been seen
 PLAUSIBLE = 1.5  # times the error of the form that fits best
 SLACK = 0.005  # of the peak: what allocators round
+STEEPER = 0.08
+"""A peak is the largest of several sums, so large loads need more than the law of small ones says, never less: by as much
+of it for each time that they are larger than any load seen. From the traces that the forecast was tuned on."""
+AGAIN = 1.2
 HUBER, ROUNDS = 1.5, 3
 FORMS: tuple[tuple[int, ...], ...] = ((0, 1), (0, 2), (0, 1, 2), (1,), (1, 2))
 
@@ -34,6 +38,13 @@ class Estimate:
     """Ends of an interval meant to hold four times in five."""
     seen: bool
     """Whether a load at least as large was observed; otherwise it is an extrapolation."""
+    middle_bytes: float
+    """As likely too little as too much, where `likely_bytes` is what the law of smaller loads says."""
+
+    def on(self, floor_bytes: float) -> Estimate:
+        """With what is there before the step."""
+        low, likely, high = (floor_bytes + each for each in (self.low_bytes, self.likely_bytes, self.high_bytes))
+        return Estimate(low, likely, high, self.seen, floor_bytes + self.middle_bytes)
 
 
 @dataclass
@@ -53,6 +64,8 @@ class PeakModel:
     def __init__(self) -> None:
         self._cells: dict[tuple[int, int], _Cell] = {}
         self._forms: list[_Fit] | None = None
+        self._fitted = 0
+        """Cells that they were fitted to."""
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -65,7 +78,7 @@ class PeakModel:
         if cell is not None and peak_bytes <= cell.peak:
             return
         self._cells[key] = _Cell(micro_batch, longest, peak_bytes)
-        if cell is None or peak_bytes > (1 + SLACK) * cell.peak:
+        if not self._explains(self._cells[key]):
             self._forms = None
         if len(self._cells) > MAX_CELLS:
             del self._cells[min(self._cells, key=lambda each: self._cells[each].load)]
@@ -85,18 +98,20 @@ class PeakModel:
         plausible = self._plausible()
         if not plausible:
             known = max(below, default=0.0)
-            return Estimate(known, min(above), min(above), seen=True) if above else None
+            return Estimate(known, min(above), min(above), seen=True, middle_bytes=min(above)) if above else None
         features = _features(micro_batch, longest)
         likely = plausible[0].predict(features)
         spread = [fit.predict(features) for fit in plausible]
         beyond = max(1.0, micro_batch * longest / largest)  # a miss grows with the distance
+        steeper = 1 + STEEPER * (beyond - 1)
         error = max(plausible[0].error * beyond, SLACK * likely)
         floor = max(below, default=0.0)  # nobody needs less than a smaller load did
         return Estimate(
             max(floor, min(spread) - error),
             max(floor, likely),
-            max(floor, max(spread) + error),
-            seen=micro_batch * longest <= largest,
+            max(floor, max(max(spread) + error, likely * steeper)),
+            seen=beyond == 1.0,
+            middle_bytes=max(floor, likely * (1 + steeper) / 2),
         )
 
     def largest_that_fits(self, choices: Sequence[int], longest: int, capacity_bytes: float) -> tuple[int | None, bool]:
@@ -115,10 +130,18 @@ class PeakModel:
                 likely = likely or micro_batch
         return likely, False
 
+    def _explains(self, cell: _Cell) -> bool:
+        """Whether a new peak is what the last fit says, and that fit is of nearly as much as is there now."""
+        if not self._forms or len(self._cells) > AGAIN * self._fitted:
+            return False
+        best = self._forms[0]
+        miss = abs(best.predict(_features(cell.micro_batch, cell.longest)) - cell.peak)
+        return miss <= max(best.error, SLACK * cell.peak)
+
     def _plausible(self) -> list[_Fit]:
         """The forms that explain what was seen, the best first."""
         if self._forms is None:
-            self._forms = self._fit_all()
+            self._forms, self._fitted = self._fit_all(), len(self._cells)
         return self._forms
 
     def _fit_all(self) -> list[_Fit]:

@@ -14,7 +14,7 @@ ORDER: tuple[Risk, ...] = ("ok", "watch", "warning", "critical")
 WATCH_S, WARNING_S = 3600.0, 900.0
 CRITICAL_S, CRITICAL_SAVES = 60.0, 5.0
 """Critical is what leaves time for no more than this, or for so many full checkpoints."""
-WAY_SEEN, WAY_GONE = 0.1, 1 / 2
+WAY_SEEN, WAY_GONE = 0.1, 0.6
 """A trend is watched, or believed, when it has gone so much of the way that it still has to go."""
 NEARLY_FULL = 0.75
 """What will have filled so much of the room by the end of the first epoch is not waited for."""
@@ -28,7 +28,8 @@ def trend_risk(trend: Trend, gap_bytes: float, reach_s: tuple[float, float, floa
     early_s, likely_s, _ = reach_s
     if state.eta_s is not None and early_s > state.eta_s:
         return "ok"
-    believed = trend.rise_bytes >= WAY_GONE * gap_bytes and not may_fill_up(trend, gap_bytes, likely_s, state)
+    seen = trend.rise_bytes >= WAY_GONE * gap_bytes and trend.to_come_bytes >= gap_bytes
+    believed = seen and not may_fill_up(trend, gap_bytes, likely_s, state)
     if state.eta_s is None or likely_s <= state.eta_s:
         if believed and early_s < max(CRITICAL_S, CRITICAL_SAVES * (state.longest_save_s or 0.0)):
             return "critical"

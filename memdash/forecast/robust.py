@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 Z_80 = 1.2816  # a two-sided interval of 80 %
 MAX_CORRELATION = 0.9
+SURE_Z, NEARLY_ALL = 4.0, 0.9
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,30 @@ def theil_sen(xs: Sequence[float], ys: Sequence[float]) -> Line:
     slope = _at_rank(slopes, 0.5)
     level = median(y - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True))
     residuals = [y - level - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True)]
-    correlation = min(MAX_CORRELATION, max(0.0, _lag_one(residuals)))
-    spread = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * (1 + correlation) / (1 - correlation))
+    spread = _spread(count, residuals)
     half = min(0.5, Z_80 * spread / 2 / len(slopes))
     noise = median(map(abs, residuals))
     return Line(xs[-1], level, slope, _at_rank(slopes, 0.5 - half), _at_rank(slopes, 0.5 + half), noise)
+
+
+def surely_rise(xs: Sequence[float], ys: Sequence[float], line: Line) -> bool:
+    """Whether nearly all pairs of points rise, or by SURE_Z standard errors more than fall (Mann and Kendall).
+
+    `line` is about theirs.
+    """
+    before: list[float] = []
+    score = 0
+    for y in ys:
+        score += bisect_left(before, y) + bisect_right(before, y) - len(before)
+        insort(before, y)
+    error = _spread(len(ys), [y - line.value(x) for x, y in zip(xs, ys, strict=True)])
+    return score >= min(NEARLY_ALL * len(ys) * (len(ys) - 1) / 2, SURE_Z * error)
+
+
+def _spread(count: int, residuals: Sequence[float]) -> float:
+    """The standard error of how many more pairs rise than fall; wider where neighbours are alike."""
+    correlation = min(MAX_CORRELATION, max(0.0, _lag_one(residuals)))
+    return math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * (1 + correlation) / (1 - correlation))
 
 
 def _at_rank(values: Sequence[float], share: float) -> float:

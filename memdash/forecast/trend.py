@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from memdash.forecast.robust import Line, theil_sen
+from memdash.forecast.robust import Line, surely_rise, theil_sen
 
 POINTS = 32  # of one window
 MIN_POINTS = 20
@@ -28,6 +28,7 @@ GIVEN_BACK = 0.5
 MAX_TEETH = 16
 AS_HIGH = 0.8
 SURER = 0.5
+SLACK_NOISE = 2.0
 UNSTEADY = 0.03
 """How much rates change that look as steady as can be: on the traces that the forecast was tuned on."""
 
@@ -65,6 +66,8 @@ class Trend:
     """What the floor gained within that time."""
     steps: float
     """How many there were in that time."""
+    to_come_bytes: float
+    """What it would still gain if it went on to slow down as it has; infinite where it has not."""
 
     def reach(self, capacity_bytes: float, now: float) -> tuple[float, float, float]:
         """How far from now, in units of the line's x, the ceiling is hit: earliest, likely, latest of an 80 % interval."""
@@ -116,7 +119,7 @@ class Floor:
             latest = self._growth(shorter)
             if latest is None or not _tells_more(latest.line, growth.line):
                 break
-            growth = replace(growth, line=latest.line)
+            growth = replace(growth, line=latest.line, to_come_bytes=latest.to_come_bytes)
         return growth
 
     def _goes_on(self, trend: Trend) -> bool:
@@ -175,16 +178,24 @@ def _growth(buckets: list[_Bucket], *, over_steps: bool) -> Trend | None:
     span_s = buckets[-1].time_s - buckets[0].time_s
     if span_s < MIN_SPAN_S:
         return None
-    floor = envelope([bucket.low for bucket in buckets])
+    lows = [bucket.low for bucket in buckets]
+    floor = envelope(lows)
     if not rises(floor):
         return None
     xs = [bucket.step if over_steps else bucket.time_s for bucket in buckets]
     line = theil_sen(xs, floor)
-    if line.slope_low <= 0:
+    if line.slope_low <= 0 or not surely_rise(xs, lows, line):  # an envelope rises where there is but noise
         return None
     steps = buckets[-1].step - buckets[0].step
     spike, every = _spikes(buckets, floor, xs, line)
-    return Trend(line, spike, every, span_s, floor[-1] - floor[0], steps)
+    return Trend(line, spike, every, span_s, floor[-1] - floor[0], steps, to_come(floor, line.noise))
+
+
+def to_come(floor: list[float], noise: float) -> float:
+    """The sum of what each further half of a window would gain, if the second half's share of the first's stays so."""
+    middle = floor[len(floor) // 2]
+    first, second = middle - floor[0] - SLACK_NOISE * noise, floor[-1] - middle + SLACK_NOISE * noise
+    return second * second / (first - second) if second < first else float("inf")
 
 
 def _spikes(buckets: list[_Bucket], floor: list[float], xs: list[float], line: Line) -> tuple[float, float]:

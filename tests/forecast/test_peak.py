@@ -72,6 +72,28 @@ def test_the_farther_from_what_was_seen_the_wider():
     assert far.high_bytes - far.likely_bytes >= 8 * (near.high_bytes - near.likely_bytes)
 
 
+def test_large_loads_may_need_more_than_the_law_of_small_ones():
+    """Another of the sums that a peak is the largest of takes over where nothing has been seen yet."""
+    need = learnt().estimate(8, 600)
+    assert need.middle_bytes == pytest.approx(1.11 * need.likely_bytes, rel=0.02)
+    assert need.high_bytes == pytest.approx(1.23 * need.likely_bytes, rel=0.02)
+    assert need.on(1000).middle_bytes == need.middle_bytes + 1000
+    seen = learnt().estimate(8, 140)
+    assert seen.middle_bytes == seen.likely_bytes
+
+
+def test_a_fit_is_kept_while_it_explains_what_comes():
+    model = learnt()
+    model.estimate(8, 200)
+    before = model._forms
+    model.add(8, 158, bert(8, 158))
+    model.estimate(8, 200)
+    assert model._forms is before
+    model.add(8, 159, 2 * bert(8, 159))
+    model.estimate(8, 200)
+    assert model._forms is not before
+
+
 def test_without_lengths_the_micro_batch_alone_tells():
     model = learnt(lambda m, n: 100 + 50 * m, [(m, 0) for m in (1, 2, 3, 4, 5, 6, 7, 8)])
     assert model.estimate(16, 0).likely_bytes == pytest.approx(900, rel=0.02)

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from memdash.forecast.robust import theil_sen
-from memdash.forecast.trend import Floor, envelope, rises
+from memdash.forecast.robust import surely_rise, theil_sen
+from memdash.forecast.trend import Floor, envelope, rises, to_come
 
 RANDOM = random.Random(5)
 STEP_S = 0.5
@@ -77,6 +77,35 @@ def test_a_peak_that_comes_rarely_is_waited_for():
 def evaluated(every_s: float):
     """One that takes five seconds: longer than the bucket of a window."""
     return lambda t: 100 + 0.2 * t + 100 * (t % every_s < 5)
+
+
+def test_noise_is_no_growth_however_long_it_is_looked_at():
+    """As of neighbours that come and go: sooner or later the lowest readings happen to rise."""
+    floor, seen = Floor(), 0
+    for index in range(6000):
+        value = 300 + 60 * math.sin(index * 0.7) + noise(40)
+        floor.add(index * STEP_S, index, value)
+        seen += index % 4 == 0 and floor.trend() is not None
+    assert seen <= 5
+
+
+@pytest.mark.parametrize(
+    ("curve", "gains"),
+    [
+        (lambda t: 100 * (1 - math.exp(-t / 40)), 100 * math.exp(-79 / 40)),
+        (lambda t: 100 * (1 - math.exp(-t / 80)), 100 * math.exp(-79 / 80)),
+        (lambda t: t, math.inf),
+        (lambda t: t**2, math.inf),
+    ],
+)
+def test_growth_that_slows_down_is_told_how_far_it_would_get(curve, gains):
+    floor = [curve(float(t)) for t in range(81)]
+    assert to_come(floor, noise=0.0) == pytest.approx(gains, rel=0.1)
+
+
+def test_stairs_do_not_slow_down():
+    stairs = [10.0 * (t // 12) for t in range(31)]
+    assert to_come(stairs, noise=2.5) == math.inf
 
 
 def test_growth_that_begins_late_is_seen_soon():
@@ -149,6 +178,22 @@ def test_neighbours_that_are_alike_make_the_interval_wider():
     walk = theil_sen(range(30), [n + w for n, w in enumerate(wander)])
     mixed = theil_sen(range(30), [n + w for n, w in enumerate(shuffled)])
     assert walk.slope_high - walk.slope_low > mixed.slope_high - mixed.slope_low
+
+
+@pytest.mark.parametrize(
+    ("curve", "rising"),
+    [
+        (lambda n: n * 2.0, True),
+        (lambda n: n**3, True),  # though each miss of a line is like the one before
+        (lambda n: n + noise(3), True),
+        (lambda n: noise(3), False),
+        (lambda n: 50.0 - n, False),
+        (lambda n: 5.0, False),
+    ],
+)
+def test_what_rises_rises_more_often_than_chance_would_have_it(curve, rising):
+    xs, ys = list(range(30)), [curve(n) for n in range(30)]
+    assert surely_rise(xs, ys, theil_sen(xs, ys)) is rising
 
 
 def test_two_points_have_no_interval():
