@@ -1,4 +1,4 @@
-"""Makes docs/dashboard.svg from a real run of the demo: `python docs/make_picture.py`, a minute and a half."""
+"""Makes docs/dashboard.svg and docs/forecast.svg from real runs of two examples: `python docs/make_picture.py`, three minutes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,36 @@ from memdash.client import Client, new_command_id
 from memdash.tui.app import Dashboard
 
 DOCS = Path(__file__).parent
-SIZE = (120, 38)
+SIZE, FORECAST_SIZE = (120, 38), (100, 24)
 FONT = "DejaVu Sans Mono, Menlo, Consolas, monospace"
 
 
-def start_demo() -> str:
+def start(example: str) -> str:
     """The id of a run that goes on by itself."""
-    argv = [sys.executable, "-m", "memdash", "run", str(DOCS.parent / "examples" / "demo.toml"), "--detach"]
+    argv = [sys.executable, "-m", "memdash", "run", str(DOCS.parent / "examples" / example), "--detach"]
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
 
 
-async def main(run_id: str) -> None:
+async def leak(run_id: str) -> None:
+    """Wait until the forecast warns, take the picture, stop."""
+    client = await Client.connect(run_id)
+    async for message in client.messages():
+        if (
+            isinstance(message, wire.RunState)
+            and message.forecast
+            and message.forecast.level in ("warning", "critical")
+        ):
+            break
+    app = Dashboard(lambda: Client.connect(run_id))
+    async with app.run_test(size=FORECAST_SIZE) as pilot:
+        await reach_step(client, app.board.state.step + 40 if app.board.state else 0)
+        await pilot.pause()
+        (DOCS / "forecast.svg").write_text(without_web_fonts(app.export_screenshot(title=f"memdash attach {run_id}")))
+    await ask(run_id, wire.Stop(command_id=new_command_id(), save="none"))
+    await client.close()
+
+
+async def demo(run_id: str) -> None:
     """Let it train, press keys as a person would, take the picture, stop."""
     client = await Client.connect(run_id)
     await reach_step(client, 150)
@@ -61,4 +80,5 @@ def without_web_fonts(svg: str) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(start_demo()))
+    asyncio.run(demo(start("demo.toml")))
+    asyncio.run(leak(start("leak.toml")))
