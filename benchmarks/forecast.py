@@ -10,7 +10,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
+from statistics import mean, median
 
 import msgspec
 
@@ -66,9 +66,9 @@ def _against(ours: Score, peer: Peer) -> Iterator[Row]:
     yield row("recall, deaths that come gradually", _gradual(ours), _gradual(theirs), name, "ours", ">=", 0.95)
     yield row("false alarms an hour", ours.alarms_per_hour, theirs.alarms_per_hour, name, "ours", "<=", 0.1)
     yield row("lead, median s", median(ours.lead_s), median(theirs.lead_s), name, "ratio", ">=", 1)
-    yield row("lead, worst s", ours.lead_s[0], theirs.lead_s[0], name, "ratio", ">=", 1)
+    yield row("lead, worst s", ours.lead_s[0], theirs.lead_s[0], name, "ours", ">=", 1)
     yield row("lead, median steps", median(ours.lead_steps), median(theirs.lead_steps), name, "ratio", ">=", 1)
-    yield row("lead, worst steps", ours.lead_steps[0], theirs.lead_steps[0], name, "ratio", ">=", 1)
+    yield row("lead, worst steps", ours.lead_steps[0], theirs.lead_steps[0], name, "ours", ">=", 1)
     yield row("lead, median, in full checkpoints", ours.lead_in_saves, theirs.lead_in_saves, name, "ours", ">=", 10)
 
 
@@ -101,10 +101,8 @@ def _lookahead(ours: Score) -> Iterator[Row]:
 def _costs(tuning: Sequence[Trace], hours: int) -> Iterator[Row]:
     trace = next(trace for trace in tuning if trace.name == COSTLY)
     asked_s, taken_s = _cpu_s(trace)
-    yield row(
-        f"one forecast of {RANKS} ranks, ms CPU, median", 1000 * median(asked_s), 1, "a millisecond", "ours", "<=", 1
-    )
-    yield row(f"one forecast of {RANKS} ranks, ms CPU, worst", 1000 * max(asked_s), 1, "a millisecond", "ours", "<=", 1)
+    for figure, value in (("mean", mean(asked_s)), ("worst", max(asked_s))):
+        yield row(f"one forecast of {RANKS} ranks, ms CPU, {figure}", 1000 * value, 1, "a millisecond", "ours", "<=", 1)
     yield row("one message taken in, ms CPU, mean", 1000 * taken_s, 0.1, "a tenth of one", "ours", "<=", 0.1)
     sizes = _kept_bytes(hours)
     figure = f"kept after {hours} h, KiB, {RANKS} ranks"

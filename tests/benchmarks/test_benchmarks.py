@@ -116,6 +116,24 @@ def test_plan_accuracy() -> None:
     assert min(v for v in values(rows, "BERT-tiny: error of the peak, worst %", "peer") if not isinstance(v, str)) > 5
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_forecast() -> None:
+    rows = run("forecast")
+    assert_measured(rows)
+    # The traces are files, so that what is found in them is a fact; only the milliseconds differ.
+    for figure, least in PUBLISHED.items():
+        assert {value >= least for line in rows if line["figure"].startswith(figure) for value in [line["ours"]]} == {
+            True
+        }
+    assert values(rows, "false alarms an hour", "ours")[0] <= 0.5
+    named = [line["ours"] for line in rows if line["figure"].startswith("look-ahead")]
+    assert named == [1.0]
+
+
+PUBLISHED = {"precision": 0.9, "recall": 0.9, "lead, worst s": 1.0, "80 % interval holds": 0.7}
+
+
 def test_a_row_is_judged_by_ours_or_by_the_ratio() -> None:
     assert row("seconds", 1, 4, "peer", "ratio", "<=", 0.5).met is True
     assert row("seconds", 3, 4, "peer", "ratio", "<=", 0.5).met is False
