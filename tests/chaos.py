@@ -57,9 +57,9 @@ class Chaos:
         self._place, self._seed, self._say = place, seed, say
         self._rounds = max(1, round(minutes / ROUND_MINUTES))
         self._time_s = 60 * minutes / self._rounds
-        if not place.has_own_disk:
-            why = "a small file system cannot be mounted here; only root may"
-            self.skipped = {fault.kind: why for fault in FAULTS if fault.needs_own_disk}
+        for fault in FAULTS:
+            if why := place.lacks(fault.needs):
+                self.skipped[fault.kind] = why
 
     @property
     def outcomes(self) -> list[Outcome]:

@@ -16,6 +16,7 @@ from tests.faults.waiting import Stuck, until, waiting_for
 
 ROOT = Path(__file__).parents[2]
 DISK_MIB = 320  # a flood of 100 MiB, its rotated halves and the checkpoints; it is memory
+COMPILERS = (os.environ.get("CXX") or "g++", "c++", "clang++")
 VERB_TIMEOUT_S = 90.0
 NOT_OURS = ("MEMDASH_SOCKET", "MEMDASH_RUN_ID", "MEMDASH_ATTEMPT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -66,6 +67,14 @@ class Place:
                     if mark in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
                         found[int(entry)] = Path("/proc", entry, "cmdline").read_bytes().replace(b"\0", b" ").decode()
         return found
+
+    def lacks(self, what: str) -> str:
+        """Why a fault that needs this cannot be had here; empty when it can."""
+        if what == "disk" and not self.has_own_disk:
+            return "a small file system cannot be mounted here; only root may"
+        if what == "compiler" and not any(map(shutil.which, COMPILERS)):
+            return "no C++ compiler: the simulated device counts in Python and cannot be told to fail"
+        return ""
 
     def socket_files(self) -> list[str]:
         """What lies where supervisors have their sockets."""

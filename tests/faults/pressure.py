@@ -177,21 +177,19 @@ def _saves_again(storm: Storm) -> None:
 
 CERTAIN_RESPLIT = Fault("memory: a neighbour takes it", neighbour, "nothing", resplits=True)
 FAULTS = [
-    Fault("disk: no room for a checkpoint", disk_without_room, "nothing", needs_own_disk=True, loses_samples=True),
-    Fault("disk: full in mid-save", disk_full_in_a_save, "nothing", needs_own_disk=True, loses_samples=True),
+    Fault("disk: no room for a checkpoint", disk_without_room, "nothing", needs="disk", loses_samples=True),
+    Fault("disk: full in mid-save", disk_full_in_a_save, "nothing", needs="disk", loses_samples=True),
     Fault(
         "disk: full, supervisor killed",
         supervisor_killed_on_full_disk,
         "supervisor",
-        needs_own_disk=True,
+        needs="disk",
         loses_samples=True,
     ),
-    Fault(
-        "disk: full, trainer killed", trainer_killed_on_full_disk, "attempt", needs_own_disk=True, loses_samples=True
-    ),
+    Fault("disk: full, trainer killed", trainer_killed_on_full_disk, "attempt", needs="disk", loses_samples=True),
     Fault("output: a flood", flood, "nothing"),
     Fault("controls: verbs in any order", controls, "nothing"),
-    Fault("memory: an allocation fails", out_of_memory, "nothing", weight=2, resplits=True),
+    Fault("memory: an allocation fails", out_of_memory, "nothing", weight=2, resplits=True, needs="compiler"),
     CERTAIN_RESPLIT,
     Fault("controls: another micro-batch", batch, "nothing", resplits=True),
 ]

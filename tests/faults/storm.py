@@ -37,7 +37,8 @@ class Fault:
     weight: int = 1
     resplits: bool = False
     """Whether the micro-batch may change by it."""
-    needs_own_disk: bool = False
+    needs: Literal["nothing", "disk", "compiler"] = "nothing"
+    """A small file system of its own, or the C++ compiler that makes an exact simulated device."""
     loses_samples: bool = False
     """Whether the record may lack steps that were trained meanwhile."""
 
