@@ -118,7 +118,7 @@ class Said:
         (["]", "["], [(20, True), (10, True)]),
         (["n", "N"], [100, 60]),
         (["end", "n"], [120]),
-        (["p", "P", "c", "C", "b", "e", "s"], []),
+        (["p", "P", "c", "C", "b", "e", "m", "s"], []),
     ],
 )
 async def test_keys(keys: list[str], asked: list[object]) -> None:
@@ -143,7 +143,7 @@ async def test_what_it_looks_like() -> None:
         assert "space hold" in lines[-1]
         assert "q leave" in lines[-1]
         keys = run.app.screen.query_one(KeyBar)
-        assert {"p", "P", "c", "C", "b", "e", "s"} <= set(keys.greyed)
+        assert {"p", "P", "c", "C", "b", "e", "m", "s"} <= set(keys.greyed)
         assert {"space", "←→", "<>", "n", "q", "?"} <= set(keys.shown)
         await pilot.press("space", "p")
         await pilot.pause()
