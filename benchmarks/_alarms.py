@@ -56,7 +56,7 @@ def memdash(trace: Trace) -> list[Tick]:
 def _alarms(said: Said) -> dict[str, wire.Outlook | None]:
     alarms: dict[str, wire.Outlook | None] = {}
     for outlook in said.forecast.outlooks:
-        if outlook.where != "time" and outlook.level in ALARMING:
+        if outlook.where in ("host", "device") and outlook.level in ALARMING:
             alarms.setdefault(outlook.where, outlook)
     return alarms
 

@@ -2,7 +2,7 @@
 
 Every trace is a real process that really allocates, read by the sampler that a supervisor uses, at the supervisor's
 pace. It dies of what would kill it anywhere: the kernel's OOM killer in a memory cgroup (v1, which takes root), its own
-RLIMIT_AS, the simulated device's capacity; or it is killed at its budget, as a scheduler does. Half an hour on two cores.
+RLIMIT_AS, the simulated device's capacity; or it is killed at its budget, as a scheduler does. An hour on two cores.
 """
 
 from __future__ import annotations
