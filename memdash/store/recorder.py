@@ -65,6 +65,7 @@ RANK_COLUMNS = (
 )
 
 
+MAX_OWED = 1000  # journal entries that wait for room on the disk
 RESENT_ROWS = 8192  # more than a rank can send again
 OUTPUT_COLUMNS = ("time_s", "begins_at", "ends_at")
 """Bytes that had been printed before the first one of output.log as it was then, and in all."""
@@ -76,6 +77,8 @@ class Recorder:
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self._journal = Journal(directory.journal)
+        self._owed: list[wire.JournalEntry] = []
+        """Entries that could not be written yet."""
         self._moments = MomentWriter(directory.states)
         self._coming = LineWriter(directory.coming)
         self._host = SampleWriter(directory.samples / "host.rec", HOST_COLUMNS)
@@ -86,12 +89,17 @@ class Recorder:
         self._gpus: dict[int, SampleWriter] = {}
         self.error = ""
         """What the last write that failed has met, such as a full disk."""
+        self.failed = 0
+        """Writes that failed."""
         self.lost = 0
-        """Records that could not be written."""
+        """Records that were given up for it: samples at once, journal entries only when they are very many."""
 
     def journal(self, entry: wire.JournalEntry) -> None:
-        """Append one entry."""
-        self._guard(lambda: self._journal.append(entry))
+        """Append one entry, and those before it that a full disk did not take."""
+        self._owed.append(entry)
+        self._guard(self._write_owed, lost=0)
+        self.lost += max(0, len(self._owed) - MAX_OWED)
+        del self._owed[:-MAX_OWED]
 
     def host(self, sample: wire.HostSample, attempt: int) -> None:
         """Append one host sample."""
@@ -141,6 +149,7 @@ class Recorder:
 
     def close(self) -> None:
         """Close every file."""
+        self._guard(self._write_owed, lost=0)
         self._journal.close()
         self._moments.close()
         self._coming.close()
@@ -165,12 +174,18 @@ class Recorder:
             self._gpus[place] = SampleWriter(self._directory.samples / f"gpu-{place}.rec", GPU_COLUMNS)
         self._gpus[place].append(row)
 
-    def _guard(self, write: Callable[[], None]) -> None:
+    def _write_owed(self) -> None:
+        while self._owed:
+            self._journal.append(self._owed[0])
+            del self._owed[0]
+
+    def _guard(self, write: Callable[[], None], *, lost: int = 1) -> None:
         try:
             write()
         except OSError as error:
             self.error = str(error)
-            self.lost += 1
+            self.failed += 1
+            self.lost += lost
 
 
 def recorded_hosts(directory: RunDirectory) -> Iterator[dict[str, float | None]]:

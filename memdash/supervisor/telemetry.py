@@ -132,7 +132,7 @@ class Telemetry:
             self.fanout.send(self.state, sample=True)
         if self._journaled or (self._unsaved and now_s - self._saved_s >= STATE_SAVE_S):
             self._save(now_s)
-        if trouble := self._trouble.look(self._recorder.lost, self._recorder.error, now_s):
+        if trouble := self._trouble.look(self._recorder, now_s):
             level, text = trouble
             self.journal(level, "store", text)
 

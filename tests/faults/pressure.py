@@ -47,7 +47,7 @@ def disk_full_in_a_save(storm: Storm) -> Evidence:
     finally:
         place.give_disk_back()
     _saves_again(storm)
-    return {f"{NOT_SAVED}|store: the record is written again": 1}
+    return {NOT_SAVED: 1}
 
 
 def supervisor_killed_on_full_disk(storm: Storm) -> Evidence:
@@ -83,7 +83,7 @@ def trainer_killed_on_full_disk(storm: Storm) -> Evidence:
     finally:
         place.give_disk_back()
     _saves_again(storm)
-    return {r"killed by SIGKILL|store: the record is written again": 1}
+    return {r"killed by SIGKILL": 1}
 
 
 def flood(storm: Storm) -> Evidence:

@@ -57,6 +57,35 @@ def test_a_full_disk(tmp_path, full_disk):
     assert read_journal(directory.journal) == []
 
 
+def test_the_journal_waits_for_room(tmp_path, full_disk, monkeypatch):
+    """What happened is told when the disk takes it, in order; the oldest is given up when it is too much."""
+    monkeypatch.setattr("memdash.store.recorder.MAX_OWED", 3)
+    (tmp_path / "samples").mkdir()
+    directory = RunDirectory(tmp_path)
+    recorder = Recorder(directory)
+
+    def journal(seq: int) -> None:
+        recorder.journal(
+            wire.JournalEntry(seq=seq, time_s=1.0, attempt=0, step=0, level="info", kind="notice", text="x" * 100)
+        )
+
+    journal(1)
+    full_disk(directory.journal.stat().st_size + 20)
+    for seq in range(2, 6):
+        journal(seq)
+    assert (recorder.failed, recorder.lost) == (4, 1)
+    assert [entry.seq for entry in read_journal(directory.journal)] == [1]
+    full_disk(1 << 30)
+    journal(6)
+    assert (recorder.failed, recorder.lost) == (4, 1)
+    assert [entry.seq for entry in read_journal(directory.journal)] == [1, 3, 4, 5, 6]
+    full_disk(directory.journal.stat().st_size + 20)
+    journal(7)
+    full_disk(1 << 30)
+    recorder.close()
+    assert [entry.seq for entry in read_journal(directory.journal)] == [1, 3, 4, 5, 6, 7]
+
+
 def test_gpus_are_recorded_by_their_place(tmp_path):
     (tmp_path / "samples").mkdir()
     directory = RunDirectory(tmp_path)

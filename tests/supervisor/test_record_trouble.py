@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from memdash.supervisor.record_trouble import QUIET_S, RecordTrouble
 
 HISTORIES = {
@@ -22,8 +24,24 @@ HISTORIES = {
 }  # fmt: skip
 
 
+@dataclass
+class Record:
+    """As counted."""
+
+    failed: int
+    lost: int
+    error: str = "full"
+
+
 def test_histories():
     for name, (looks, expected) in HISTORIES.items():
         trouble = RecordTrouble()
-        told = [(now_s, trouble.look(lost, "full", now_s)) for lost, now_s in looks]
+        told = [(now_s, trouble.look(Record(failed, lost=failed), now_s)) for failed, now_s in looks]
         assert [(now_s, found[1]) for now_s, found in told if found] == expected, name
+
+
+def test_what_was_written_late_is_not_lost():
+    trouble = RecordTrouble()
+    trouble.look(Record(failed=3, lost=0), 1.0)
+    found = trouble.look(Record(failed=3, lost=0), 1.0 + QUIET_S)
+    assert found == ("good", "the record is written again after 0ms; records lost: 0")
