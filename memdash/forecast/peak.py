@@ -21,7 +21,7 @@ SLACK = 0.005  # of the peak: what allocators round
 STEEPER = 0.08
 """A peak is the largest of several sums, so large loads need more than the law of small ones says, never less: by as much
 of it for each time that they are larger than any load seen. From the traces that the forecast was tuned on."""
-AGAIN = 1.2
+AGAIN = 1.2  # times the loads of the last fit: time for another
 HUBER, ROUNDS = 1.5, 3
 FORMS: tuple[tuple[int, ...], ...] = ((0, 1), (0, 2), (0, 1, 2), (1,), (1, 2))
 

@@ -10,7 +10,7 @@ from statistics import median
 
 Z_80 = 1.2816  # a two-sided interval of 80 %
 MAX_CORRELATION = 0.9
-SURE_Z, NEARLY_ALL = 4.0, 0.9
+SURE_Z, NEARLY_ALL = 4.0, 0.9  # high: every window is looked at again and again, for days
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ BEHIND, BEHIND_NOISE = 0.1, 4.0
 GIVEN_BACK = 0.5
 """A fall by so much of a rise ends it: that was a tooth of a saw."""
 MAX_TEETH = 16
-AS_HIGH = 0.8
-SURER = 0.5
-SLACK_NOISE = 2.0
+AS_HIGH = 0.8  # of the highest peak: as good as it
+SURER = 0.5  # of the whole window's relative interval: a shorter window is believed instead
+SLACK_NOISE = 2.0  # usual misses by which the halves of a window may differ by chance
 UNSTEADY = 0.03
 """How much rates change that look as steady as can be: on the traces that the forecast was tuned on."""
 
