@@ -114,11 +114,9 @@ class Forecaster:
             return
         own = self._own_floor.trend()
         ours = own is not None and own.line.slope > OWN_GROWTH * trend.line.slope
-        cause = (
-            "this run grows, as `losses.append(loss)` without .item() does"
-            if ours
-            else "others on it grow, not this run"
-        )
+        cause = "this run grows, as `losses.append(loss)` without .item() does" if ours else ""
+        if own is not None and not ours:
+            cause = "others on it grow faster than this run"
         yield _trend_outlook("host", _over_time(trend, self._host.host.capacity_bytes, state, now_s), state, cause)
 
     def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
@@ -212,11 +210,12 @@ def _trend_outlook(where: Literal["host", "device"], way: _Way, state: RunState,
     at = f" (step ~{step:,})" if step is not None else ""
     low, rate, high = (format_bytes(round(each * 60)) for each in way.rates)
     span = format_duration(trend.span_s)
+    because = f"; {cause}" if cause else ""
     return Outlook(
         where=where,
         kind="trend",
         level=trend_risk(trend, gap, way.reach_s, state),
-        text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}; {cause}",
+        text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}{because}",
         evidence=(
             f"floor +{format_bytes(round(trend.rise_bytes))} in {span} and {trend.steps:,.0f} steps, {low} to {high} a "
             f"minute; peaks {format_bytes(round(trend.spike_bytes))} above it; {format_bytes(round(gap))} left of "
