@@ -121,9 +121,9 @@ class Place:
         return subprocess.run(argv, capture_output=True, timeout=20).returncode == 0
 
     def unmount(self) -> None:
-        """The own disk's contents go with it."""
+        """The own disk's contents go with it, at the latest when the last process that uses it ends."""
         if self.has_own_disk:
-            subprocess.run(["umount", str(self.runs)], capture_output=True, timeout=20, check=False)
+            subprocess.run(["umount", "--lazy", str(self.runs)], capture_output=True, timeout=20, check=False)
 
 
 @contextlib.contextmanager
@@ -133,13 +133,15 @@ def new_place(*, keep: bool) -> Iterator[Place]:
     try:
         yield place
     finally:
-        place.kill_all()
-        if keep and place.has_own_disk:
-            place.give_disk_back()
-            shutil.copytree(place.runs, place.root / "kept", symlinks=True)
-        place.unmount()
-        if not keep:
-            shutil.rmtree(place.root, ignore_errors=True)
+        try:
+            place.kill_all()
+            if keep and place.has_own_disk:
+                place.give_disk_back()
+                shutil.copytree(place.runs, place.root / "kept", symlinks=True)
+        finally:
+            place.unmount()
+            if not keep:
+                shutil.rmtree(place.root, ignore_errors=True)
 
 
 def _argv(words: tuple[str, ...]) -> list[str]:
