@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -135,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             everything = Check("it came to its end", True, f"{time.monotonic() - began_s:.0f} s")
         except (Stuck, MemdashError, Overdue) as trouble:
             everything = Check("it came to its end", False, f"{trouble}")
+        except Exception as error:  # what was found until then is told all the same
+            traceback.print_exc()
+            everything = Check("it came to its end", False, f"{type(error).__name__}: {error}")
         chaos.checks.append(everything)
         if options.keep:
             say(f"kept: {place.root}")

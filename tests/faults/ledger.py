@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -62,8 +63,8 @@ class Lineage:
 
 
 def read_updates(path: Path) -> list[Update]:
-    """Every line, oldest first."""
-    return [_update(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    """Every whole line, oldest first. What was being written when its process was killed is trained again."""
+    return _updates(path.read_bytes()) if path.exists() else []
 
 
 def last_step(path: Path) -> int:
@@ -71,10 +72,11 @@ def last_step(path: Path) -> int:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
+            _, _, tail = file.read().partition(b"\n")  # it may begin in the middle of a line
     except FileNotFoundError:
         return 0
-    return _update(lines[-1]).step if lines else 0
+    updates = _updates(tail)
+    return updates[-1].step if updates else 0
 
 
 def lineage(updates: list[Update]) -> Lineage:
@@ -93,7 +95,11 @@ def lineage(updates: list[Update]) -> Lineage:
     return Lineage(kept, len(updates) - len(kept), faults)
 
 
-def _update(line: bytes) -> Update:
-    fields: dict[str, Any] = json.loads(line)
-    slices = tuple(tuple(piece) for piece in fields.pop("slices"))
-    return Update(slices=slices, **fields)
+def _updates(lines: bytes) -> list[Update]:
+    found = []
+    for line in lines.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            fields: dict[str, Any] = json.loads(line)
+            slices = tuple(tuple(piece) for piece in fields.pop("slices"))
+            found.append(Update(slices=slices, **fields))
+    return found

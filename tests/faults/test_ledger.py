@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.ledger import Update, lineage
+from tests.faults.ledger import Update, last_step, lineage, read_updates
 
 
 def update(step: int, examples: str, epoch: int = 0, attempt: int = 0) -> Update:
     """Each word is a slice, each digit an example."""
     slices = tuple(tuple(map(int, word)) for word in examples.split())
     return Update(step, epoch, slices, attempt, time_s=float(step))
+
+
+def test_a_log_that_is_being_written(tmp_path):
+    """Half a line is none yet, or never will be one."""
+    path = tmp_path / "ledger.jsonl"
+    assert (read_updates(path), last_step(path)) == ([], 0)
+    lines = [
+        b'\n{"step": %d, "epoch": 0, "slices": [[0, 1]], "attempt": 0, "time_s": 1.5}\n' % n for n in range(1, 301)
+    ]
+    for end in range(1, len(lines[1]) - 1):
+        path.write_bytes(lines[0] + lines[1][:end])
+        assert [found.step for found in read_updates(path)] == [1]
+        assert last_step(path) == 1
+    path.write_bytes(lines[0] + lines[1][:40] + b"".join(lines[1:]))
+    assert [found.step for found in read_updates(path)] == list(range(1, 301))
+    assert last_step(path) == 300
 
 
 CALM = [update(1, "01 23"), update(2, "4"), update(3, "30 41", epoch=1)]

@@ -80,7 +80,7 @@ class Ledger:
         step = int(next(iter(optimizer.state.values()))["step"])
         line = {"step": step, "epoch": self._epoch, "slices": self._slices}
         line |= {"attempt": self._attempt, "time_s": time.time()}
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+        os.write(self._file, b"\n" + json.dumps(line).encode() + b"\n")  # a line that a kill cut short stays alone
         self._slices = []
 
 
