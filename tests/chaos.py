@@ -43,7 +43,7 @@ CALM_SLACK_S = 180.0
 SLACK_S = 420.0
 SLACK_SHARE = 3.0  # a machine that others use may be so much slower than when the calm training was timed
 ROUND_MINUTES = 5  # a longer chaos strikes more trainings of the same length
-CALM_BEFORE_END = 2 * SAVE_EVERY
+CALM_AT_END = 1 / 8  # of the steps: whoever is frozen shall not miss the end
 FAULTS = [*viewers.FAULTS, *deaths.FAULTS, *pressure.FAULTS]
 
 
@@ -104,7 +104,7 @@ class Chaos:
         steps = training.steps or 0
         possible = [fault for fault in faults if fault.kind not in self.skipped]
         deck = Deck(possible, chance, first=[] if bitwise else [pressure.CERTAIN_RESPLIT])
-        storm.rage(deck, time.monotonic() + STORM_SHARE * self._time_s, steps - CALM_BEFORE_END)
+        storm.rage(deck, time.monotonic() + STORM_SHARE * self._time_s, round(steps * (1 - CALM_AT_END)))
         self._say(f"{name}: over after {len(storm.outcomes)} faults, at step {training.step()} of {steps}")
         while not training.is_finished():
             training.mend()

@@ -117,7 +117,7 @@ class Storm:
             outcome.evidence = fault.inject(self)
             training.mend()
             after = training.trainer(), training.supervisor()
-            outcome.note = _lost(fault.cost, before, after)
+            outcome.note = "" if training.is_finished() else _lost(fault.cost, before, after)
             outcome.survived = not outcome.note
         except Stuck as stuck:
             outcome.note = str(stuck)
