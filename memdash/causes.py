@@ -6,6 +6,7 @@ was said is not said again while it lasts, nor within QUIET_S of its end.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ WASTED = 0.10
 """Part of the device that fragmentation may hold before it is named."""
 FULL, ROOMY = 0.90, 0.25
 STALLED = 0.10
+OFTEN = 2
+"""Steps that had to flush the cache; one alone may just have been larger than those before it."""
 SHM_FULL = 0.90
 
 
@@ -103,26 +106,30 @@ def _of_steps(steps: deque[StepReport]) -> Iterator[Cause]:
     first, last = steps[0].memory, steps[-1].memory
     assert first is not None
     assert last is not None
-    if cause := _fragmentation(first, last, len(steps)):
-        yield cause
+    if len(steps) > 1 and (before := steps[-2].memory) and last.num_alloc_retries > before.num_alloc_retries:
+        flushes = sum(
+            a.memory.num_alloc_retries < b.memory.num_alloc_retries
+            for a, b in itertools.pairwise(steps)
+            if a.memory and b.memory
+        )
+        if cause := _fragmentation(first, last, flushes, len(steps)):
+            yield cause
     if cause := _neighbour(first, last, steps[-1].time_s - steps[0].time_s):
         yield cause
 
 
-def _fragmentation(first: DeviceMemory, last: DeviceMemory, steps: int) -> Cause | None:
-    """The allocator had to flush its cache, and at the peak holds much that no tensor could use."""
+def _fragmentation(first: DeviceMemory, last: DeviceMemory, flushes: int, steps: int) -> Cause | None:
+    """The allocator had to flush its cache again and again, and at the peak of such a step holds much that nothing uses."""
     if last.peak_reserved_bytes is None or last.peak_allocated_bytes is None or not last.capacity_bytes:
         return None
     wasted = last.peak_reserved_bytes - last.peak_allocated_bytes
-    retries = last.num_alloc_retries - first.num_alloc_retries
-    if retries <= 0 or wasted < WASTED * last.capacity_bytes or last.num_ooms > first.num_ooms:
+    if flushes < OFTEN or wasted < WASTED * last.capacity_bytes or last.num_ooms > first.num_ooms:
         return None  # or a step that was too large has emptied the cache
-    times = "once" if retries == 1 else f"{retries} times"
     return Cause(
         "fragmentation",
         "warning",
         f"fragmentation: at the peak torch holds {format_bytes(wasted)} that no tensor fits into, and it had to flush its "
-        f"cache {times} in {steps} steps; PYTORCH_ALLOC_CONF=expandable_segments:True lets it join the pieces",
+        f"cache in {flushes} of the last {steps} steps; PYTORCH_ALLOC_CONF=expandable_segments:True lets it join the pieces",
     )
 
 

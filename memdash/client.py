@@ -32,7 +32,8 @@ class Client:
             reader, writer = await asyncio.wait_for(asyncio.open_unix_connection(path), CONNECT_TIMEOUT_S)
         except (OSError, TimeoutError):
             raise SupervisorNotRunning(
-                f"no supervisor answers for run {run_id}", hint="`memdash ls` shows the runs"
+                f"no supervisor answers for run {run_id}",
+                hint=f"`memdash attach {run_id}` brings one back; `memdash ls` shows the runs",
             ) from None
         client = cls(run_id, reader, writer)
         hello = wire.Hello(

@@ -65,6 +65,9 @@ def override_config(config: RunConfig, overrides: Sequence[str], base: Path) -> 
     return parse_config(table, where, base)
 
 
+SHORTEST_WALL_S = 60.0
+
+
 class _Places:
     """Where each key of a TOML text stands, for messages; overridden keys stand on the command line."""
 
@@ -220,6 +223,12 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
     _check_sizes(config, fail)
     if config.budget.wall:
         _check_duration("budget.wall", config.budget.wall, fail)
+        if parse_duration(config.budget.wall) < SHORTEST_WALL_S:
+            fail(
+                "budget.wall",
+                config.budget.wall,
+                "must be at least 1m, of which time for a full checkpoint is kept back",
+            )
     _check_duration("guard.cooldown", config.guard.cooldown, fail)
     _check_task(config.task.name, data, base, fail)
 

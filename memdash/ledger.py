@@ -50,7 +50,14 @@ def device_ledger(memory: DeviceMemory | None, gpu: GpuReading | None = None) ->
 
     `gpu` is the driver's reading of the same device. None when not even its size is known.
     """
-    if memory is None or memory.total_bytes is None or memory.allocated_bytes is None or memory.reserved_bytes is None:
+    if memory is None or memory.allocated_bytes is None or memory.reserved_bytes is None:
+        return None
+    if memory.total_bytes is None and memory.capacity_bytes is not None:  # a recording keeps no more than these
+        free_bytes = max(0, memory.capacity_bytes - memory.reserved_bytes)
+        rows = [*_torch_rows(memory), Row("free", free_bytes, memory.kind, "the rest")]
+        capacity = memory.capacity_bytes
+        return Ledger(memory.device, capacity, "the capacity of this process", _with_residue(rows, capacity))
+    if memory.total_bytes is None:
         return None
     total, kind = memory.total_bytes, memory.kind
     source = "device.capacity" if kind == "simulated" else CUDA

@@ -132,8 +132,8 @@ def _took(state: wire.RunState, ended_s: float) -> str:
 def advise(device: Tightest, group: int) -> Advice | None:
     """The split that would fit with room to spare, estimated from what was recorded.
 
-    A step's peak is taken as floor + slope x micro_batch. The slope is the steepest that any recorded micro-batch
-    shows, so that the estimate errs on the safe side. None when nothing was recorded to judge by.
+    What was recorded is taken as it is. Else a step's peak is floor + slope x micro_batch, with the steepest slope that any
+    recorded micro-batch shows, so that the estimate errs on the safe side. None when nothing was recorded to judge by.
     """
     peaks = {micro: peak for micro, peak in device.peak_by_micro_batch.items() if micro}
     if not peaks or not group:
@@ -141,9 +141,9 @@ def advise(device: Tightest, group: int) -> Advice | None:
     floor = device.floor_bytes
     slope = max((peak - floor) / micro for micro, peak in peaks.items())
     evidence = "peaks recorded at micro-batch " + ", ".join(map(str, sorted(peaks)))
-    fitting = [micro for micro in divisors(group) if floor + slope * micro <= SAFE_SHARE * device.capacity_bytes]
-    best = max(fitting, default=None)
-    return Advice(best, round(floor + slope * (best or 1)), evidence)
+    needs = {micro: peaks.get(micro, round(floor + slope * micro)) for micro in divisors(group)}
+    best = max((micro for micro, need in needs.items() if need <= SAFE_SHARE * device.capacity_bytes), default=None)
+    return Advice(best, needs[best or 1], evidence)
 
 
 def sparkline(values: Sequence[float], width: int = 60) -> str:

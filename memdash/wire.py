@@ -617,6 +617,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """Of the training process; negative for a signal."""
     out_of_time: bool = False
     """Whether this attempt's wall budget is used up."""
+    stop_cause: str = ""
+    """Why the supervisor itself decided to stop this attempt; empty when it did not."""
     oom_killed: bool = False
     """Whether the kernel's OOM killer ended it, or a DataLoader worker of it."""
     worker_killed: bool = False

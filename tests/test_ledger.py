@@ -111,6 +111,10 @@ LEDGERS = {
         ),
         {"tensors": 4 * GIB, "cached": 4 * GIB, "free": 8 * GIB},
     ),
+    "a recording": (
+        device_ledger(cuda(total_bytes=None, free_bytes=None, active_bytes=None, inactive_split_bytes=None)),
+        {"tensors": 4 * GIB, "cached": 4 * GIB, "free": 6 * GIB},
+    ),
     "a container": (
         host_ledger(host()),
         {"this run": 3 * GIB, "all else": 2 * GIB, "page cache": 2 * GIB, "free": GIB},

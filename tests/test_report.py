@@ -60,7 +60,9 @@ def test_attempts_are_told_apart():
         (60, {16: 84}, 8),
         (57, {16: 84}, 4),
         (22, {16: 84}, None),
-        (100, {16: 84, 1: 60}, 1),  # the steepest slope counts
+        (100, {16: 84, 1: 60}, 16),  # what was recorded is taken as it is
+        (100, {8: 52, 1: 60}, 8),
+        (100, {1: 60}, 1),  # else the steepest slope counts
     ],
 )
 def test_the_split_that_would_fit(capacity_mib, peaks, micro_batch):
@@ -90,7 +92,7 @@ def test_no_advice_without_evidence():
             "r was killed at step 4 of 4 after 1m30s: the kernel's OOM killer did it",
         ),
         ({"status": "running", "ended_s": None}, "r is running at step 4 of 4"),
-        ({"attempt": 2, "past_s": 6000.0}, "r finished at step 4 of 4 after 1m30s, 1h42m in all (attempt 2)"),
+        ({"attempt": 2, "past_s": 6000.0}, "r finished at step 4 of 4 after 1m30s, 1h41m in all (attempt 2)"),
         ({"status": "failed", "total_steps": 0}, "r failed before its first step after 1m30s"),
     ],
 )

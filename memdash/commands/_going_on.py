@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from memdash.units import parse_bytes, parse_duration
 
 INVARIANT = ("run", "task", "model", "data", "train.global_batch")
 """What a run cannot change between two attempts: its position in the data would mean other examples."""
+STOPPING_WAIT_S = 30.0
+"""`memdash stop` returns when the checkpoint is saved; the process is gone some seconds later."""
 
 
 def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory, Sequence[str]]:
@@ -30,7 +33,7 @@ def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory,
     Raises UsageError, CheckpointIncomplete.
     """
     directory = find_run(args.resume or args.warm_start)
-    state = directory.state()
+    state = _wait_while_stopping(directory)
     _check_that_it_is_over(directory, state)
     config, changed = _config(directory, args.overrides)
     asked = args.checkpoint if "/" not in args.checkpoint else str(Path(args.checkpoint).expanduser().absolute())
@@ -69,6 +72,16 @@ def limits(config: RunConfig) -> dict[str, Any]:
 def as_json(config: RunConfig) -> bytes:
     """As it lies in the run's directory."""
     return msgspec.json.format(msgspec.json.encode(config))
+
+
+def _wait_while_stopping(directory: RunDirectory) -> wire.RunState | None:
+    """The state of a run; of one that was asked to stop, once it has."""
+    deadline = time.monotonic() + STOPPING_WAIT_S
+    state = directory.state()
+    while state is not None and state.status == "stopping" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        state = directory.state()
+    return state
 
 
 def _check_that_it_is_over(directory: RunDirectory, state: wire.RunState | None) -> None:

@@ -180,6 +180,8 @@ def _headroom(headroom_bytes: int, capacity_bytes: int) -> str:
 
     level = danger(Danger.NONE, headroom_bytes / capacity_bytes)
     word = {Danger.NONE: "", Danger.LOW: " (low)", Danger.CRITICAL: " (ALMOST FULL)"}[level]
+    if headroom_bytes < 0:
+        word = " (OVER)"
     return f"headroom {format_percent(headroom_bytes / capacity_bytes)}{word}"
 
 

@@ -52,6 +52,13 @@ class WallBudgetSpent:
 
 
 @dataclass(frozen=True)
+class StopDecided:
+    """The supervisor itself is going to stop the run."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class ForecastMade:
     """Where memory is heading, as far as can be told now."""
 

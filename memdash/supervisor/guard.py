@@ -6,6 +6,7 @@ from memdash import wire
 from memdash.client import new_command_id
 from memdash.config import GuardSection
 from memdash.supervisor.control import Control
+from memdash.supervisor.events import StopDecided
 from memdash.supervisor.forecasting import Forecasting
 from memdash.supervisor.guarding import Measure, command, in_words, measures
 from memdash.supervisor.telemetry import Telemetry
@@ -49,4 +50,6 @@ class Guard:
             if result.ok and measure.deed == "cap":
                 forecaster.caps[measure.step] = measure.micro_batch
 
+        if measure.deed == "stop":
+            self._telemetry.advance(StopDecided(f"by the guard, before memory ran out: {measure.why}"))
         self._control.submit(command(measure, new_command_id()), answered, now_s, "guard")

@@ -17,6 +17,7 @@ from memdash.supervisor.events import (
     LinkChanged,
     RankExited,
     RankStarted,
+    StopDecided,
     WallBudgetSpent,
 )
 from memdash.supervisor.verdict import judge
@@ -103,6 +104,7 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         oom_killed=False,
         worker_killed=False,
         out_of_time=False,
+        stop_cause="",
         pid=event.pid,
         paused_s=0.0,
         paused_since_s=None,
@@ -253,6 +255,10 @@ def _goodbye(state: RunState, message: wire.Goodbye) -> RunState:
     return _set(state, phase="ending", status_reason=message.reason, last_words=message.outcome)
 
 
+def _stop_decided(state: RunState, event: StopDecided) -> RunState:
+    return _set(state, stop_cause=event.why)
+
+
 def _forecast_made(state: RunState, event: ForecastMade) -> RunState:
     return _set(state, forecast=event.forecast)
 
@@ -282,6 +288,7 @@ _TRANSITIONS: dict[type, Any] = {
     RankExited: _rank_exited,
     WallBudgetSpent: _out_of_time,
     ForecastMade: _forecast_made,
+    StopDecided: _stop_decided,
     LinkChanged: _link_changed,
     CommandAccepted: _command_accepted,
     CommandApplied: _command_applied,

@@ -43,7 +43,7 @@ def judge(state: RunState, event: RankExited) -> Verdict:
     if code == ExitCode.USAGE:
         return Verdict("failed", state.status_reason or "the config asks for what cannot be done")
     if said == "stopped" or code == ExitCode.STOPPED:
-        asked = state.status_reason or "stopped on request"
+        asked = state.stop_cause or state.status_reason or "stopped on request"
         return Verdict("stopped", "the wall budget is used up" if state.out_of_time else asked)
     if said == "oom" or code == ExitCode.OUT_OF_MEMORY:
         return Verdict("oom", state.status_reason or "out of device memory")
@@ -107,7 +107,8 @@ def _by_signal(state: RunState, event: RankExited, number: int | None) -> Verdic
         return None
     name = signal_name(number)
     if state.status == "stopping":
-        return Verdict("stopped", f"ended by {name} after a stop request")
+        why = "the wall budget is used up" if state.out_of_time else "after a stop request"
+        return Verdict("stopped", f"ended by {name}: {why}" if state.out_of_time else f"ended by {name} {why}")
     if number == signal.SIGBUS and _shm_is_full(state, event):
         return Verdict("killed", f"killed by {name}, probably because {_shm(state, event)}: {SHM_REMEDY}")
     if number == signal.SIGKILL:

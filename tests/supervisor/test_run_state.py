@@ -15,6 +15,7 @@ from memdash.supervisor.events import (
     LinkChanged,
     RankExited,
     RankStarted,
+    StopDecided,
 )
 from memdash.supervisor.run_state import advance, outcome_exit_code, refusal
 
@@ -256,3 +257,14 @@ RUNNING = msgspec.structs.replace(FIRST, status="running", linked=True, capabili
 )
 def test_refusals(changes, command, reason):
     assert refusal(msgspec.structs.replace(RUNNING, **changes), command) == reason
+
+
+def test_a_stop_that_the_supervisor_decided_says_why():
+    state = wire.RunState(
+        run_id="r", name="r", status="stopping", last_words="stopped", status_reason="stopped on request"
+    )
+    state = advance(state, StopDecided("by the guard, before memory ran out: host memory full"))
+    ended = advance(state, RankExited(time_s=9.0, exit_code=10))
+    assert (ended.status, ended.status_reason) == ("stopped", "by the guard, before memory ran out: host memory full")
+    again = advance(ended, RankStarted(time_s=10.0, pid=7, attempt=1))
+    assert again.stop_cause == ""
