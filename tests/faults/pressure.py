@@ -22,7 +22,7 @@ def disk_without_room(storm: Storm) -> Evidence:
     place = storm.place
     size = _checkpoint_bytes(storm)
     try:
-        _cannot_save(storm, leave_bytes=storm.chance.randrange(64 << 10, size // 2))
+        _cannot_save(storm, leave_bytes=storm.chance.randrange(size // 4, size // 2))
         storm.training.wait_for_progress()
     finally:
         place.give_disk_back()
@@ -177,7 +177,7 @@ def _saves_again(storm: Storm) -> None:
 
 CERTAIN_RESPLIT = Fault("memory: a neighbour takes it", neighbour, "nothing", resplits=True)
 FAULTS = [
-    Fault("disk: no room for a checkpoint", disk_without_room, "nothing", needs="disk", loses_samples=True),
+    Fault("disk: no room for a checkpoint", disk_without_room, "nothing", needs="disk"),
     Fault("disk: full in mid-save", disk_full_in_a_save, "nothing", needs="disk", loses_samples=True),
     Fault(
         "disk: full, supervisor killed",
