@@ -12,6 +12,7 @@ import pytest
 
 from memdash.errors import ExitCode
 from memdash.host import oom_evidence
+from memdash.store.recorder import recorded_ranks
 from memdash.supervisor.launch import is_supervised
 from memdash.supervisor.run_state import outcome_exit_code
 from tests.conftest import wait_until
@@ -75,6 +76,7 @@ def test_a_kill_that_nobody_watched(memory_cgroup, start_run):
     run = start_run(restarts=1, inside=cgroup.inside)
     run.order("ss")
     run.wait_for_journal("training fake")
+    wait_until(lambda: len(list(recorded_ranks(run.directory))) == 2, "two recorded steps")
     trainer = run.directory.state().pid
     unwatched(run)
     run.order("g")

@@ -9,7 +9,7 @@ the buffers of a layer norm's backward or the mask of a softmax, none of which f
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -37,6 +37,24 @@ class Side(NamedTuple):
     peak: int
 
 
+MODELS: list[nn.Module] = []
+OPTIMIZERS: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """The tracker's hooks keep model and optimizer for ever: without this they would count in tests to come."""
+    yield
+    for optimizer in OPTIMIZERS:
+        optimizer.state.clear()
+    for model in MODELS:
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data, tensor.grad = torch.empty(0), None
+    MODELS.clear()
+    OPTIMIZERS.clear()
+    gc.collect()
+
+
 def bert(attention: str) -> nn.Module:
     """Untrained."""
     from transformers import BertConfig, BertForMaskedLM
@@ -50,12 +68,15 @@ def bert(attention: str) -> nn.Module:
         attn_implementation=attention,
     )
     model: nn.Module = BertForMaskedLM(config)
+    MODELS.append(model)
     return model.train()
 
 
 def make_adamw(kind: str, model: nn.Module) -> Any:
     """The runner's own, or torch's in the form that makes temporary tensors."""
-    return make_optimizer(model, TrainSection()) if kind == "fused" else torch.optim.AdamW(model.parameters())
+    optimizer = make_optimizer(model, TrainSection()) if kind == "fused" else torch.optim.AdamW(model.parameters())
+    OPTIMIZERS.append(optimizer)
+    return optimizer
 
 
 def step(device: SimulatedDevice, model: nn.Module, optimizer: Any, tokens: torch.Tensor) -> tuple[Side, Side]:
