@@ -65,9 +65,6 @@ def override_config(config: RunConfig, overrides: Sequence[str], base: Path) -> 
     return parse_config(table, where, base)
 
 
-SHORTEST_WALL_S = 60.0
-
-
 class _Places:
     """Where each key of a TOML text stands, for messages; overridden keys stand on the command line."""
 
@@ -222,7 +219,7 @@ def _check(config: RunConfig, where: _Places, base: Path | None) -> None:
     _check_strategies(config, fail)
     _check_sizes(config, fail)
     if config.budget.wall:
-        _check_wall(config.budget.wall, fail)
+        _check_duration("budget.wall", config.budget.wall, fail)
     _check_duration("guard.cooldown", config.guard.cooldown, fail)
     _check_task(config.task.name, data, base, fail)
 
@@ -278,12 +275,6 @@ def _check_sizes(config: RunConfig, fail: Any) -> None:
             _check_bytes(key, size, fail)
     if device.kind == "simulated" and not device.capacity:
         fail("device.capacity", "", "a simulated device needs a capacity", 'such as capacity = "2GiB"')
-
-
-def _check_wall(wall: str, fail: Any) -> None:
-    _check_duration("budget.wall", wall, fail)
-    if parse_duration(wall) < SHORTEST_WALL_S:
-        fail("budget.wall", wall, "must be at least 1m, of which time for a full checkpoint is kept back")
 
 
 def _check_duration(key: str, text: str, fail: Any) -> None:

@@ -12,6 +12,7 @@ STABLE_S = 60.0  # an attempt that dies sooner and without progress has a fault 
 
 
 SAVE_MARGIN_S = 20.0  # for a full checkpoint, as long as none has been timed
+UNTIMED_PART = 0.25  # of the budget, that a save which was never timed may keep back
 SLACK = 2.0  # a save on a busy disk takes this many times the longest one seen
 SURE_AFTER_STEPS = 20  # before that, the pace of a run says little about its end
 
@@ -65,7 +66,11 @@ def wall_budget(state: wire.RunState, now_s: float, wall_s: float) -> Literal["e
     if not wall_s or state.started_s is None or state.status not in ("starting", "running"):
         return "enough"
     left_s = wall_s - wire.attempt_s(state, now_s)
-    save_s = SAVE_MARGIN_S if state.longest_save_s is None else max(1.0, SLACK * state.longest_save_s)
+    save_s = (
+        min(SAVE_MARGIN_S, UNTIMED_PART * wall_s)
+        if state.longest_save_s is None
+        else max(1.0, SLACK * state.longest_save_s)
+    )
     step_s = state.step_time_s or 0.0
     if left_s <= save_s + 2 * step_s:  # a command waits for the end of a step, and that may have just begun
         return "stop"
