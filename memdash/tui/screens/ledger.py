@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
-from textual.containers import Vertical
-
 from memdash.ledger import Ledger, Row, device_ledger, host_ledger
 from memdash.tui.board import Board
 from memdash.tui.palette import DIM, FAINT, GOOD, INFO, TEXT, WARNING
-from memdash.tui.screens.dialog import Dialog
-from memdash.tui.widgets.line_pane import LinePane, TextLine
+from memdash.tui.screens.page import Page
+from memdash.tui.widgets.line_pane import TextLine
 from memdash.units import format_bytes, format_percent
 
-if TYPE_CHECKING:
-    from textual.app import ComposeResult
-
-    from memdash.tui.app import Dashboard
-
-REDRAW_S = 1.0
 BAR = 8
 _COLOURS = {"free": GOOD, "page cache": GOOD, "cached": WARNING, "fragments": WARNING, "unexplained": DIM}
 
 
-class LedgerScreen(Dialog[None]):
-    """Follows the run while it is open; any of escape, l and q leaves it."""
+class LedgerScreen(Page):
+    """Any of escape, l and q leaves it."""
 
+    NAME = "ledger"
     BINDINGS = [("escape,l,q", "dismiss", "back")]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown: list[TextLine] = []
-
-    def compose(self) -> ComposeResult:
-        """One scrolling text."""
-        with Vertical(id="ledger", classes="dialog") as dialog:
-            dialog.border_title = "ledger"
-            dialog.border_subtitle = "↑↓ scroll · escape: back"
-            yield LinePane("ledger")
-
-    def on_mount(self) -> None:
-        """From the top, and again every second."""
-        pane = self.query_one(LinePane)
-        pane.focus()
-        self.draw()
-        self.set_interval(REDRAW_S, self.draw)
-
-    def draw(self) -> None:
-        """Show the newest readings."""
-        pane = self.query_one(LinePane)
-        lines = ledger_lines(cast("Dashboard", self.app).board)
-        if lines != self._shown:
-            self._shown = lines
-            pane.show(lines, follow=False)
+    def lines(self, board: Board) -> list[TextLine]:
+        """The newest readings."""
+        return ledger_lines(board)
 
 
 def ledger_lines(board: Board) -> list[TextLine]:
