@@ -114,8 +114,6 @@ class ProcessTree:
         The sum over the processes: exact for one, an upper bound where several peaked at different times. File
         pages that a sample has seen come and go are left out: the kernel could have dropped them at any time.
         """
-        if not self.reset_peaks:
-            return 0
         above = 0
         for process in self._processes.values():
             try:
@@ -126,6 +124,8 @@ class ProcessTree:
             except (OSError, IndexError):
                 continue
             process.swap_bytes = _kib(_SWAP, status)
+            if not self.reset_peaks:  # then the mark is that of the process's whole life
+                continue
             dropped = max(0, process.most_shared - shared)
             process.most_shared = shared
             above += max(0, _kib(_HWM, status) - _kib(_RSS, status) - dropped)

@@ -107,8 +107,8 @@ def _by_signal(state: RunState, event: RankExited, number: int | None) -> Verdic
         return None
     name = signal_name(number)
     if state.status == "stopping":
-        why = "the wall budget is used up" if state.out_of_time else "after a stop request"
-        return Verdict("stopped", f"ended by {name}: {why}" if state.out_of_time else f"ended by {name} {why}")
+        why = ": the wall budget is used up" if state.out_of_time else " after a stop request"
+        return Verdict("stopped", f"ended by {name}{why}")
     if number == signal.SIGBUS and _shm_is_full(state, event):
         return Verdict("killed", f"killed by {name}, probably because {_shm(state, event)}: {SHM_REMEDY}")
     if number == signal.SIGKILL:
