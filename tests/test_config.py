@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from memdash.config import STARTER, RunConfig, changed_keys, config_schema, starter_config
+from memdash.config import RunConfig, changed_keys
 from memdash.config_file import load_config
+from memdash.config_text import STARTER, config_schema, starter_config
 from memdash.errors import ConfigError
 
 

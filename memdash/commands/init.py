@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write it and say what comes next."""
-    from memdash.config import starter_config
+    from memdash.config_text import starter_config
 
     preset = PRESETS.get(args.preset)
     text = starter_config(preset.keys, preset.about) if preset else starter_config()

@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> int:
     """Print it."""
     import json
 
-    from memdash.config import config_schema
+    from memdash.config_text import config_schema
 
     print(json.dumps(config_schema(), indent=2))
     return ExitCode.OK
