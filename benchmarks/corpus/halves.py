@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from benchmarks._traces import Half
-from benchmarks.corpus import drawn, scenarios
+from benchmarks.corpus import drawn, scenarios, soak
 from benchmarks.corpus.scenarios import Scenario
 
 HALVES: dict[Half, tuple[Scenario, ...]] = {
     "tuning": (*scenarios.HEALTHY, *scenarios.DYING),
-    "scoring": tuple(drawn.scenarios(drawn.HEALTHY) + drawn.scenarios(drawn.LONG) + drawn.scenarios(drawn.DYING)),
+    "scoring": (*drawn.scenarios(drawn.HEALTHY | drawn.LONG | drawn.DYING), *soak.SOAK),
 }
 HALF_OF: dict[str, Half] = {each.name: half for half, scenarios in HALVES.items() for each in scenarios}
 SCENARIOS = {each.name: each for scenarios in HALVES.values() for each in scenarios}
