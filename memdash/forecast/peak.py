@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul, truediv
 
 MAX_CELLS = 96
 FIRST_CELLS = 8  # different loads, before anything is said of a load that has not been seen
@@ -63,9 +64,11 @@ class PeakModel:
 
     def __init__(self) -> None:
         self._cells: dict[tuple[int, int], _Cell] = {}
-        self._forms: list[_Fit] | None = None
+        self._forms: list[_Fit] = []
+        """Those that explain what was seen, the best first."""
         self._fitted = 0
         """Cells that they were fitted to."""
+        self._stale = False
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -78,13 +81,17 @@ class PeakModel:
         if cell is not None and peak_bytes <= cell.peak:
             return
         self._cells[key] = _Cell(micro_batch, longest, peak_bytes)
-        if not self._explains(self._cells[key]):
-            self._forms = None
+        self._stale = self._stale or not self._explains(self._cells[key])
         if len(self._cells) > MAX_CELLS:
             del self._cells[min(self._cells, key=lambda each: self._cells[each].load)]
 
+    def refit(self) -> None:
+        """Learn from what was added, if the law does not explain it already: what costs most of all, and can wait."""
+        if self._stale:
+            self._forms, self._fitted, self._stale = self._fit_all(), len(self._cells), False
+
     def estimate(self, micro_batch: int, longest: int) -> Estimate | None:
-        """What a step would need; None while too little was seen to say."""
+        """What a step would need by the last fit; None while too little was seen to say."""
         longest = max(1, longest)
         largest = max((cell.load for cell in self._cells.values()), default=0)
         above = [
@@ -95,7 +102,7 @@ class PeakModel:
         below = [
             cell.peak for cell in self._cells.values() if cell.micro_batch <= micro_batch and cell.longest <= longest
         ]
-        plausible = self._plausible()
+        plausible = self._forms
         if not plausible:
             known = max(below, default=0.0)
             return Estimate(known, min(above), min(above), seen=True, middle_bytes=min(above)) if above else None
@@ -138,19 +145,15 @@ class PeakModel:
         miss = abs(best.predict(_features(cell.micro_batch, cell.longest)) - cell.peak)
         return miss <= max(best.error, SLACK * cell.peak)
 
-    def _plausible(self) -> list[_Fit]:
-        """The forms that explain what was seen, the best first."""
-        if self._forms is None:
-            self._forms, self._fitted = self._fit_all(), len(self._cells)
-        return self._forms
-
     def _fit_all(self) -> list[_Fit]:
         cells = sorted(self._cells.values(), key=lambda cell: cell.load)
         loads = {cell.load for cell in cells}
         if len(loads) < FIRST_CELLS:
             return []
         cells = cells[-max(FIRST_CELLS, len(cells) // 3) :] if len(loads) >= 2 * FIRST_CELLS else cells
-        fits = [fit for form in FORMS if (fit := _fit(cells, form)) is not None]
+        rows = [_features(cell.micro_batch, cell.longest) for cell in cells]
+        peaks = [cell.peak for cell in cells]
+        fits = [fit for form in FORMS if (fit := _fit(rows, peaks, form)) is not None]
         fits.sort(key=lambda fit: fit.error)
         return [fit for fit in fits if fit.error <= PLAUSIBLE * fits[0].error + SLACK * cells[-1].peak]
 
@@ -175,32 +178,25 @@ def _bin(longest: int) -> int:
     return longest // width * width
 
 
-def _fit(cells: Sequence[_Cell], form: tuple[int, ...]) -> _Fit | None:
+def _fit(rows: Sequence[Features], peaks: Sequence[float], form: tuple[int, ...]) -> _Fit | None:
     """Least squares with Huber's weights; None when a coefficient would be negative or cannot be told."""
-    rows = [_features(cell.micro_batch, cell.longest) for cell in cells]
-    peaks = [cell.peak for cell in cells]
-    scale = [max(row[index] for row in rows) for index in range(3)]
-    trust = [1.0] * len(rows)
-    solved: Features | None = None
+    scale = [max(row[index] for row in rows) for index in form]
+    columns = [[row[index] / most for row in rows] for index, most in zip(form, scale, strict=True)]
+    trusted = columns
     for _ in range(ROUNDS):
-        matrix = [
-            [sum(w * row[i] * row[j] / scale[i] / scale[j] for w, row in zip(trust, rows, strict=True)) for j in form]
-            for i in form
-        ]
-        target = [sum(w * row[i] * y / scale[i] for w, row, y in zip(trust, rows, peaks, strict=True)) for i in form]
-        found = solve(matrix, target)
+        matrix = [[sum(map(mul, one, other)) for other in columns] for one in trusted]
+        found = solve(matrix, [sum(map(mul, one, peaks)) for one in trusted])
         if found is None or min(found) < 0:
             return None
-        weights = [0.0, 0.0, 0.0]
-        for index, value in zip(form, found, strict=True):
-            weights[index] = value / scale[index]
-        solved = (weights[0], weights[1], weights[2])
-        misses = [abs(y - _Fit(solved, 0.0).predict(row)) for row, y in zip(rows, peaks, strict=True)]
-        typical = sorted(misses)[len(misses) // 2] or 1.0
-        trust = [min(1.0, HUBER * typical / miss) if miss else 1.0 for miss in misses]
-    assert solved is not None
+        predicted = map(sum, zip(*([value * x for x in column] for value, column in zip(found, columns, strict=True)), strict=True))
+        misses = [abs(peak - guess) for peak, guess in zip(peaks, predicted, strict=True)]
+        typical = HUBER * (sorted(misses)[len(misses) // 2] or 1.0)
+        trust = [min(1.0, typical / miss) if miss else 1.0 for miss in misses]
+        trusted = [list(map(mul, trust, column)) for column in columns]
+    weights = dict(zip(form, map(truediv, found, scale), strict=True))
     misses.sort()
-    return _Fit(solved, misses[min(len(misses) - 1, round(0.8 * len(misses)))])
+    error = misses[min(len(misses) - 1, round(0.8 * len(misses)))]
+    return _Fit((weights.get(0, 0.0), weights.get(1, 0.0), weights.get(2, 0.0)), error)
 
 
 def solve(matrix: list[list[float]], target: list[float]) -> list[float] | None:

@@ -18,6 +18,7 @@ def learnt(law=bert, loads=None) -> PeakModel:
     model = PeakModel()
     for micro_batch, longest in loads or [(8, n) for n in range(16, 160, 7)]:
         model.add(micro_batch, longest, law(micro_batch, longest))
+    model.refit()
     return model
 
 
@@ -47,6 +48,7 @@ def test_other_laws_lie_in_the_interval(law):
 def test_one_wild_step_does_not_bend_the_law():
     model = learnt()
     model.add(8, 30, 60_000)  # such as an evaluation that ran in between
+    model.refit()
     assert model.estimate(8, 1000).likely_bytes == pytest.approx(bert(8, 1000), rel=0.1)
 
 
@@ -54,6 +56,7 @@ def test_too_little_was_seen():
     model = PeakModel()
     assert model.estimate(8, 100) is None
     model.add(8, 100, 5000)
+    model.refit()
     assert model.estimate(8, 200) is None
     smaller = model.estimate(4, 100)
     assert (smaller.likely_bytes, smaller.seen) == (5000, True)  # it needs no more than a larger load did
@@ -84,13 +87,12 @@ def test_large_loads_may_need_more_than_the_law_of_small_ones():
 
 def test_a_fit_is_kept_while_it_explains_what_comes():
     model = learnt()
-    model.estimate(8, 200)
     before = model._forms
     model.add(8, 158, bert(8, 158))
-    model.estimate(8, 200)
+    model.refit()
     assert model._forms is before
     model.add(8, 159, 2 * bert(8, 159))
-    model.estimate(8, 200)
+    model.refit()
     assert model._forms is not before
 
 
