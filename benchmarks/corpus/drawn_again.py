@@ -48,6 +48,8 @@ def outlier(model: str, *, fits: bool, **options: Any) -> Draw:
         length, step = round(high * random.uniform(2.5, 5.0)), random.randrange(150, 420)
         share = random.uniform(1.12, 1.6) if fits else random.uniform(0.5, 0.9)
         limit = max(share * needed_mib(model, micro_batch, length), 1.3 * needed_mib(model, micro_batch, high) + 4)
+        while not fits and needed_mib(model, micro_batch, length) < 1.1 * limit:
+            length += high // 4
         given: dict[str, Any] = {"lengths": random.choice(("random", "sorted")), "epoch": random.randrange(90, 200)} | options
         parts = [p(part, **more) for part, more in given.pop("parts", ())]
         return device(

@@ -6,7 +6,8 @@ their length once more; on it stands what is always there (weights, gradients, o
     peak = a + b * micro_batch * longest + c * micro_batch * longest**2,   a, b, c >= 0
 
 The largest of several such sums is not one of them, so only the larger half of the observations is fitted, and beyond
-what was observed the interval spans every form of the sum that explains the observations about as well.
+what was observed the interval spans every form of the sum that explains the observations about as well. Where larger
+loads do not need more, lengths are not what the memory depends on, and nothing is said.
 """
 
 from __future__ import annotations
@@ -15,10 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul, truediv
 
+from memdash.forecast.robust import rising_pairs
+
 MAX_CELLS = 96
 FIRST_CELLS = 8  # different loads, before anything is said of a load that has not been seen
+FEW_CELLS, FEW_STEPS, FEW_SPREAD = 4, 24, 2.0
+"""Where loads are but a few numbers: so many of them, after so many steps, the largest so many times the smallest."""
+EXPLAINED = 0.6
+"""How many more pairs of loads must need more for being larger than need less, as a share of all."""
 PLAUSIBLE = 1.5  # times the error of the form that fits best
 SLACK = 0.005  # of the peak: what allocators round
+OVER = 0.25
+"""Share of the smaller loads at which a form may need more than was observed, and still be plausible."""
 STEEPER = 0.08
 """A peak is the largest of several sums, so large loads need more than the law of small ones says, never less: by as much
 of it for each time that they are larger than any load seen. From the traces that the forecast was tuned on."""
@@ -69,12 +78,15 @@ class PeakModel:
         self._fitted = 0
         """Cells that they were fitted to."""
         self._stale = False
+        self._steps = 0
 
     def __len__(self) -> int:
         return len(self._cells)
 
     def add(self, micro_batch: int, longest: int, peak_bytes: float) -> None:
         """One committed step; `longest` is 1 where lengths mean nothing."""
+        self._steps += 1
+        self._stale = self._stale or self._steps == FEW_STEPS
         longest = max(1, longest)
         key = (micro_batch, _bin(longest))
         cell = self._cells.get(key)
@@ -148,14 +160,18 @@ class PeakModel:
     def _fit_all(self) -> list[_Fit]:
         cells = sorted(self._cells.values(), key=lambda cell: cell.load)
         loads = {cell.load for cell in cells}
-        if len(loads) < FIRST_CELLS:
+        few = len(loads) >= FEW_CELLS and self._steps >= FEW_STEPS and max(loads) >= FEW_SPREAD * min(loads)
+        if len(loads) < FIRST_CELLS and not few:
             return []
-        cells = cells[-max(FIRST_CELLS, len(cells) // 3) :] if len(loads) >= 2 * FIRST_CELLS else cells
         rows = [_features(cell.micro_batch, cell.longest) for cell in cells]
         peaks = [cell.peak for cell in cells]
-        fits = [fit for form in FORMS if (fit := _fit(rows, peaks, form)) is not None]
+        if rising_pairs(peaks) < EXPLAINED * len(peaks) * (len(peaks) - 1) / 2:
+            return []
+        fitted = max(FIRST_CELLS, len(cells) // 3) if len(loads) >= 2 * FIRST_CELLS else len(cells)
+        fits = [fit for form in FORMS if (fit := _fit(rows[-fitted:], peaks[-fitted:], form)) is not None]
+        fits = [fit for fit in fits if fit.is_below(rows[:-fitted], peaks[:-fitted])]
         fits.sort(key=lambda fit: fit.error)
-        return [fit for fit in fits if fit.error <= PLAUSIBLE * fits[0].error + SLACK * cells[-1].peak]
+        return [fit for fit in fits if fit.error <= PLAUSIBLE * fits[0].error + SLACK * peaks[-1]]
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,11 @@ class _Fit:
 
     def predict(self, features: Features) -> float:
         return sum(weight * feature for weight, feature in zip(self.weights, features, strict=True))
+
+    def is_below(self, rows: Sequence[Features], peaks: Sequence[float]) -> bool:
+        """Whether it needs no more than these loads did: the largest of several sums is at least as large as each of them."""
+        over = sum(self.predict(row) > peak + max(self.error, SLACK * peak) for row, peak in zip(rows, peaks, strict=True))
+        return over <= OVER * len(rows)
 
 
 def _features(micro_batch: int, longest: int) -> Features:

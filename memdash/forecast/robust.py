@@ -58,13 +58,19 @@ def surely_rise(xs: Sequence[float], ys: Sequence[float], line: Line) -> bool:
 
     `line` is about theirs.
     """
+    score = rising_pairs(ys)
+    error = _spread(len(ys), [y - line.value(x) for x, y in zip(xs, ys, strict=True)])
+    return score >= min(NEARLY_ALL * len(ys) * (len(ys) - 1) / 2, SURE_Z * error)
+
+
+def rising_pairs(ys: Sequence[float]) -> int:
+    """How many more pairs of these values rise than fall, in their order."""
     before: list[float] = []
     score = 0
     for y in ys:
         score += bisect_left(before, y) + bisect_right(before, y) - len(before)
         insort(before, y)
-    error = _spread(len(ys), [y - line.value(x) for x, y in zip(xs, ys, strict=True)])
-    return score >= min(NEARLY_ALL * len(ys) * (len(ys) - 1) / 2, SURE_Z * error)
+    return score
 
 
 def _spread(count: int, residuals: Sequence[float]) -> float:

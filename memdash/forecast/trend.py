@@ -20,6 +20,8 @@ MIN_POINTS = 20
 LEVELS = 14  # windows of 32 buckets, each twice as wide as the one before: 16 s to 36 h at half a second
 PARTS, RISING_PARTS = 6, 5
 MOST_IN_ONE_PART = 0.5
+STAIRS, STAIR, ALL_STAIRS, ALIKE = 4, 0.1, 0.9, 1.5
+"""So many stairs, each of more than such a share of the rise, all of nearly all of it, none much larger than another."""
 SLOWING, STILL = 0.5, 0.25
 MIN_SPAN_S = 20.0
 NEWEST = 3  # buckets of half a second
@@ -187,7 +189,7 @@ def _risen(buckets: list[_Bucket]) -> list[float]:
     if len(buckets) < MIN_POINTS - 1 or buckets[-1].time_s - buckets[0].time_s < MIN_SPAN_S:
         return []
     floor = envelope([bucket.low for bucket in buckets])
-    return floor if rises(floor) else []
+    return floor if rises(floor) or climbs(floor) else []
 
 
 def _growth(buckets: list[_Bucket], floor: list[float], *, over_steps: bool) -> Trend | None:
@@ -195,7 +197,7 @@ def _growth(buckets: list[_Bucket], floor: list[float], *, over_steps: bool) -> 
     xs = [bucket.step if over_steps else bucket.time_s for bucket in buckets]
     line = theil_sen(xs, floor)
     lows = [bucket.low for bucket in buckets]
-    if line.slope_low <= 0 or not surely_rise(xs, lows, line):  # an envelope rises where there is but noise
+    if line.slope_low <= 0 or not (climbs(floor) or surely_rise(xs, lows, line)):  # an envelope rises where there is but noise
         return None
     span_s, steps = buckets[-1].time_s - buckets[0].time_s, buckets[-1].step - buckets[0].step
     spike, every = _spikes(buckets, floor, xs, line)
@@ -245,3 +247,17 @@ def rises(floor: list[float]) -> bool:
         return False
     half = PARTS // 2
     return sum(gains[half:]) >= SLOWING * sum(gains[:half])
+
+
+def climbs(floor: list[float]) -> bool:
+    """Whether a floor rose in stairs that are alike in height and length, and the last one is no longer than the others."""
+    total = floor[-1] - floor[0]
+    gains = [after - before for before, after in pairwise(floor)]
+    places = [place for place, gain in enumerate(gains) if gain > STAIR * total]
+    if len(places) < STAIRS:
+        return False
+    heights = [gains[place] for place in places]
+    lengths = [after - before for before, after in pairwise(places)]
+    if sum(heights) < ALL_STAIRS * total or max(heights) > ALIKE * min(heights) or max(lengths) > ALIKE * min(lengths):
+        return False
+    return len(gains) - 1 - places[-1] <= max(lengths)
