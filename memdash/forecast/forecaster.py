@@ -83,7 +83,7 @@ class Forecaster:
         if memory is None or memory.capacity_bytes is None or memory.allocated_bytes is None:
             return
         rank = self._rank(report.rank)
-        rank.last = report
+        is_first, rank.last = rank.last is None, report
         rank.total_bytes = max(rank.total_bytes, memory.capacity_bytes)
         used = memory.allocated_bytes + rank.total_bytes - memory.capacity_bytes
         peak = memory.peak_allocated_bytes or memory.allocated_bytes
@@ -92,7 +92,8 @@ class Forecaster:
         rank.floor.add(time_s, report.step, used, used + above)
         if memory.inactive_split_bytes is not None:
             rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
-        rank.model.add(report.micro_batch, report.longest, above)
+        if not is_first:  # the one that makes the optimizer's state ends higher than it began
+            rank.model.add(report.micro_batch, report.longest, above)
 
     def _rank(self, number: int) -> _Rank:
         if number not in self._ranks:

@@ -250,7 +250,7 @@ def rises(floor: list[float]) -> bool:
 
 
 def climbs(floor: list[float]) -> bool:
-    """Whether a floor rose in stairs that are alike in height and length, and the last one is no longer than the others."""
+    """Whether a floor rose through the whole window in stairs that are alike in height and length."""
     total = floor[-1] - floor[0]
     gains = [after - before for before, after in pairwise(floor)]
     places = [place for place, gain in enumerate(gains) if gain > STAIR * total]
@@ -260,4 +260,5 @@ def climbs(floor: list[float]) -> bool:
     lengths = [after - before for before, after in pairwise(places)]
     if sum(heights) < ALL_STAIRS * total or max(heights) > ALIKE * min(heights) or max(lengths) > ALIKE * min(lengths):
         return False
-    return len(gains) - 1 - places[-1] <= max(lengths)
+    ends = places[0], len(gains) - 1 - places[-1]
+    return min(lengths) > 1 and max(ends) <= max(lengths)

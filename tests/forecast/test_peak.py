@@ -68,6 +68,28 @@ def test_the_first_few_steps_are_no_law():
     assert model.estimate(8, 400) is None
 
 
+def test_a_law_needs_no_more_than_smaller_loads_did():
+    """A parabola fits the end of a straight line nearly as well, and is far off beyond it."""
+    model = learnt(lambda m, n: (1000 + m * n * 9) * random.Random(n).uniform(0.99, 1.0))
+    need = model.estimate(8, 800)
+    assert need.likely_bytes == pytest.approx(1000 + 8 * 800 * 9, rel=0.05)
+    assert need.low_bytes > 0.9 * need.likely_bytes
+
+
+def test_nothing_is_said_where_lengths_do_not_explain_the_peaks():
+    drawn = random.Random(7)
+    model = learnt(lambda m, n: drawn.uniform(1000, 9000))
+    assert model.estimate(8, 2000) is None
+    assert model.estimate(8, 100).seen  # as large loads as that were seen
+
+
+def test_a_few_lengths_are_enough_after_a_while():
+    """As where it is items that count, of which an example has four at most."""
+    few = [(8, n % 4 + 1) for n in range(23)]
+    assert learnt(loads=few).estimate(8, 12) is None
+    assert learnt(loads=[*few, (8, 2)]).estimate(8, 12).likely_bytes == pytest.approx(bert(8, 12), rel=0.02)
+
+
 def test_the_farther_from_what_was_seen_the_wider():
     law = {n: bert(8, n) * random.Random(n).uniform(0.9, 1.0) for n in range(16, 160, 7)}
     model = learnt(lambda m, n: law[n])
@@ -147,6 +169,20 @@ def test_the_first_step_that_does_not_fit_is_named(capacity, done, caps, step, f
         assert found.fitting_micro_batch == fitting
         assert found.sure(capacity)
         assert found.need.likely_bytes == pytest.approx(5000 + bert(8, found.coming.longest), rel=0.02)
+
+
+def test_a_long_list_is_not_walked():
+    model, asked = learnt(), []
+
+    class Asked(PeakModel):
+        def estimate(self, micro_batch, longest):
+            asked.append(longest)
+            return model.estimate(micro_batch, longest)
+
+    room, coming = bert(8, 4000), [Coming(step, 100 + step, step) for step in range(8000)]
+    found = first_misfit(coming, Asked(), done_steps=5, micro_batch=8, choices=[1], floor_bytes=0, capacity_bytes=room)
+    assert len(asked) < 32
+    assert found.coming == next(each for each in coming if model.estimate(8, each.longest).middle_bytes > room)
 
 
 def test_elimination():
