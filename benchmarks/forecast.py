@@ -68,8 +68,8 @@ def _aims(ours: Score, worst_s: float) -> Iterator[Row]:
 def _watch(ours: Score, watching: Score) -> Iterator[Row]:
     """The level below an alarm: earlier, and more often wrong."""
     alarm = "warning or above"
-    yield row("lead of watch, median s", median(watching.lead_s), median(ours.lead_s), alarm, "ratio", ">=", 1)
-    yield row("precision of watch", watching.precision, ours.precision, alarm, "ours", ">=", 0.5)
+    yield row("watch: lead, median s", median(watching.lead_s), median(ours.lead_s), alarm, "ratio", ">=", 1)
+    yield row("watch: precision", watching.precision, ours.precision, alarm, "ours", ">=", 0.5)
 
 
 def _against(ours: Score, peer: Peer) -> Iterator[Row]:
