@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from memdash.host import kept
 from memdash.host.capacity import CgroupLevel
 
-_TOTAL = re.compile(r"^(some|full) .*total=(\d+)", re.MULTILINE)
+_TOTAL = re.compile(rb"^(some|full) .*total=(\d+)", re.MULTILINE)
 MICROSECONDS = 1_000_000
 
 
@@ -32,7 +33,7 @@ class Pressure:
     def read(self, now_s: float) -> Stalled | None:
         """Since the last call; None at the first one and where the kernel does not tell."""
         try:
-            totals = {name: int(total) for name, total in _TOTAL.findall(self._path.read_text())}
+            totals = {name.decode(): int(total) for name, total in _TOTAL.findall(kept.read(self._path))}
         except OSError:
             return None
         before, self._before = self._before, (now_s, totals)
