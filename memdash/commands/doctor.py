@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from memdash.errors import ExitCode, MemdashError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memdash.wire import GpuReading
 
 Finding = tuple[str, str, str]
@@ -53,6 +55,7 @@ def findings() -> Iterator[Finding]:
 def _host() -> Iterator[Finding]:
     from memdash.host.capacity import cgroup_levels
     from memdash.host.ceilings import binding, find_ceilings
+    from memdash.host.pressure import pressure_file
     from memdash.host.process_tree import ProcessTree
     from memdash.units import format_bytes
 
@@ -77,11 +80,23 @@ def _host() -> Iterator[Finding]:
     first = binding(ceilings, reading)
     headroom = format_bytes(first.limit_bytes - first.fill(reading).used_bytes)
     yield "effective limit", "ok", f"{format_bytes(first.limit_bytes)}, headroom {headroom}  ({first.source})"
-    pressure = os.path.exists("/proc/pressure/memory")
-    yield "pressure stall", "ok" if pressure else "missing", "/proc/pressure/memory" if pressure else "no PSI"
+    yield _pressure(pressure_file(levels))
     yield _oom_kills()
     if os.path.isdir("/dev/shm"):
         yield "/dev/shm", "ok", f"{format_bytes(_size('/dev/shm'))}, in which DataLoader workers hand batches over"
+
+
+def _pressure(path: Path) -> Finding:
+    """Whether the kernel tells how long processes wait for memory, and whether it does so by itself."""
+    from memdash.host.pressure import PressureTrigger
+
+    if not path.exists():
+        return "pressure stall", "missing", "no PSI: this kernel does not tell how long processes wait for memory"
+    try:
+        PressureTrigger(path).close()
+    except OSError as error:
+        return "pressure stall", "ok", f"{path}, read twice a second; it takes no trigger: {error.strerror or error}"
+    return "pressure stall", "ok", f"{path}, with a trigger: the kernel tells at once of 150 ms of waiting in 2 s"
 
 
 def _oom_kills() -> Finding:

@@ -25,7 +25,11 @@ class HostSampler:
         self._budget_bytes = budget_bytes
         self._tree = ProcessTree(pid, reset_peaks) if os.path.isdir("/proc/self/task") else None
         self._levels = cgroup_levels(pid)
-        self._pressure = Pressure(pressure_file(self._levels))
+        self.pressure_file = pressure_file(self._levels)
+        """What tells how long processes wait for memory."""
+        self.num_alarms = 0
+        """How often the kernel has told so at once."""
+        self._pressure = Pressure(self.pressure_file)
         self._ceilings = find_ceilings(pid, budget_bytes)
         self._throttled_before = _throttled(self._levels)
         self._count = 0
@@ -80,6 +84,7 @@ class HostSampler:
             num_throttled=_throttled(self._levels) - self._throttled_before,
             stalled_some=stalled.some if stalled else None,
             stalled_full=stalled.full if stalled else None,
+            num_stall_alarms=self.num_alarms,
             shm_bytes=self._shm[0],
             shm_capacity_bytes=self._shm[1],
         )
