@@ -41,7 +41,7 @@ class Causes:
     """The readings of the last two minutes of one run, and what was said of them."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, deque[StepReport]] = {}
+        self._steps: dict[tuple[int, str], deque[StepReport]] = {}
         self._hosts: deque[HostSample] = deque(maxlen=MAX_READINGS)
         self._others: dict[str, deque[tuple[float, int]]] = {}
         self._said: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Causes:
         """A step of one rank."""
         if report.memory is None or report.memory.kind == "unavailable":
             return []
-        steps = self._steps.setdefault(report.rank, deque(maxlen=MAX_READINGS))
+        steps = self._steps.setdefault((report.rank, report.memory.device), deque(maxlen=MAX_READINGS))
         steps.append(report)
         _forget(steps, report.time_s)
         return self._news(report.time_s, f"rank {report.rank} ", _of_steps(steps))

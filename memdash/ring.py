@@ -228,5 +228,7 @@ def _sample(rank: int, row: tuple[float, ...], words: list[_Place]) -> Sample:
 
 def _device_memory(figures: tuple[float, ...], words: list[_Place]) -> DeviceMemory:
     place = words[int(figures[0])]
-    sizes = {name: None if figure != figure else int(figure) for name, figure in zip(_MEMORY, figures[1:], strict=True)}
+    sizes: dict[str, Any] = {
+        name: None if figure != figure else int(figure) for name, figure in zip(_MEMORY, figures[1:], strict=True)
+    }
     return DeviceMemory(**place._asdict(), **sizes)
