@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from memdash.errors import UsageError
 from runner.spec import Spec
-from runner.tasks.pretrained import build, load_tokenizer, model_config
+from runner.tasks.pretrained import build, cut, load_tokenizer, model_config
 from runner.tasks.protocol import Batch, Part
 from runner.tasks.sources import hold_out, read_rows
 
@@ -66,6 +66,12 @@ class TextClassification:
             "attention_mask": attention,
             "labels": torch.tensor([label for _, label in chosen]),
         }
+
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens of each training example."""
+        train = self._examples["train"]
+        train[:] = [(cut(ids, length, self._tokenizer), label) for ids, label in train]
+        self.train_lengths = [len(ids) for ids, _ in train]
 
     def count_items(self, batch: Batch) -> int:
         """Examples."""
