@@ -23,6 +23,7 @@ def page(plan: dict[str, Any], *, simulated: bool) -> Iterator[str]:
     yield ""
     yield from _table(plan)
     yield ""
+    yield from _paddings(plan)
     yield from _terms(plan)
     yield from _advice(plan)
     if plan["room"]["granularity"] > 1:
@@ -40,6 +41,12 @@ def _data_lines(data: dict[str, Any]) -> Iterator[str]:
     )
     padding = data["padding"]
     yield f"padding   global {padding['global']:.1f}x the data, as configured ({data['policy']}) {padding['trained']:.1f}x"
+    if data["passes"]:
+        total = data["longest"] * len(data["passes"])
+        yield (
+            f"passes    {len(data['passes'])} of the model for each of the {data['item_name']}: {', '.join(data['passes'])}; "
+            f"the longest example takes {data['longest']:,} x {len(data['passes'])} = {total:,}"
+        )
     if data["num_outliers"]:
         named = ", ".join(f"{index:,} ({length:,})" for index, length in data["outliers"])
         more = data["num_outliers"] - len(data["outliers"])
@@ -78,6 +85,22 @@ def _verdict(row: dict[str, Any]) -> str:
     if row["verdict"] != "oom":
         return WORDS[row["verdict"]]
     return f"WILL OOM at step {over['step']:,} (example {over['example']:,}, length {over['length']:,})"
+
+
+def _paddings(plan: dict[str, Any]) -> Iterator[str]:
+    """What each way to pad would come to, where that matters."""
+    if not plan["paddings"]:
+        return
+    yield f"  {'data.padding':<40}{'cells':>6}  {'worst step':>10}  with micro-batch {plan['configured']}"
+    data = plan["data"]
+    for outcome in plan["paddings"]:
+        policy = outcome["policy"]
+        name, length = policy["padding"], policy["outlier_length"]
+        mark = "*" if name == data["policy"] and not length else " "
+        name += f', outliers = "{policy["outliers"]}" above {length}' if length else ""
+        size = format_bytes(outcome["worst_bytes"])
+        yield f"{mark} {name:<40}{outcome['cells']:>5.1f}x  {size:>10}  {_verdict(outcome)}".rstrip()
+    yield ""
 
 
 def _terms(plan: dict[str, Any]) -> Iterator[str]:

@@ -7,17 +7,21 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from memdash.batching import divisors
 from memdash.config import RunConfig
 from runner.groups import Groups
 from runner.optimizer import Plan
 from runner.planning.estimate import Estimator
 from runner.planning.outlook import Moment, Outlook, look
+from runner.planning.paddings import Sampler, compare, policies
 from runner.planning.statistics import LengthStatistics, Slices, blow_up, epochs
 from runner.planning.trace import Peak, larger
 from runner.planning.tracer import Tracer
-from runner.slicing import Slicing
+from runner.slicing import OF_ITEMS, Slicing
 from runner.tasks.protocol import Task
+from runner.tasks.selection import has_items
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +63,7 @@ class Planner:
         self._tracer = Tracer(task, model, config.train)
         example = {length: index for index, length in enumerate(task.train_lengths)}
         self._estimator = Estimator(
-            lambda batch, length: self._tracer.trace(batch, example[length]),
+            lambda batch, length: self._tracer.trace(batch, example[max(length, min(example))]),
             task.train_lengths,
             self._group,
             room.granularity,
@@ -82,7 +86,9 @@ class Planner:
                 **asdict(statistics),
                 "padding": blow_up(self._task.train_lengths, self._epoch(self._config.micro_batch)),
                 "policy": self._config.data.padding,
+                "passes": list(getattr(self._task, "passes", ())),
             },
+            "paddings": self._paddings(),
             "steps": self._plan.total_steps,
             "group": self._group,
             "configured": self._config.micro_batch,
@@ -126,25 +132,59 @@ class Planner:
 
     def _row(self, micro_batch: int, outlook: Outlook) -> dict[str, Any]:
         num_slices = -(-self._group // micro_batch)
-        statistics = self._statistics
-        lengths = {"longest": statistics.longest, "p99": statistics.p99, "median": statistics.median}
-        peaks = {name: self._peak(micro_batch, length, num_slices) for name, length in lengths.items()}
-        room = self._room.for_tensors
-        total = outlook.worst_bytes + self._room.framework_bytes
-        verdict = "unknown" if room is None else "oom" if not outlook.fits else "fits"
-        if verdict == "fits" and total > TIGHT * (self._room.capacity_bytes or 0):
-            verdict = "tight"
+        peaks = self._peaks(micro_batch, num_slices)
         return {
             "micro_batch": micro_batch,
             "slices": num_slices,
             "peak_bytes": {name: peak.bytes + self._room.framework_bytes for name, peak in peaks.items()},
             "isolated_bytes": self._isolated_bytes(micro_batch, num_slices),
             "terms": {**peaks["longest"].terms, "framework": self._room.framework_bytes},
-            "worst_bytes": total,
+            "worst_bytes": outlook.worst_bytes + self._room.framework_bytes,
             "worst": _as_json(outlook.worst),
             "first_over": _as_json(outlook.first_over),
-            "verdict": verdict,
+            "verdict": self._verdict(outlook.worst_bytes),
         }
+
+    def _paddings(self) -> list[dict[str, Any]]:
+        """Each way to pad, at the config's micro-batch; nothing where all examples are usual and of one item."""
+        statistics = self._statistics
+        several = has_items(self._task)
+        if not several and not statistics.num_outliers:
+            return []
+        which = policies(has_items=several, usual=statistics.longest_usual, longest=statistics.longest)
+        lengths, seed = self._task.train_lengths, self._config.run.seed
+        sampler = Sampler(lengths, self._group, seed, self._plan.total_steps)
+        room = self._room.for_tensors
+        outcomes = compare(which, sampler, self._config.micro_batch, self._need, room)
+        taken = self._room.framework_bytes
+        return [
+            {
+                **asdict(outcome),
+                "worst_bytes": outcome.worst_bytes + taken,
+                "verdict": self._verdict(outcome.worst_bytes),
+            }
+            for outcome in outcomes
+        ]
+
+    def _verdict(self, worst_bytes: int) -> str:
+        """Of tensors of so many bytes."""
+        room = self._room.for_tensors
+        if room is None:
+            return "unknown"
+        if worst_bytes > room:
+            return "oom"
+        total = worst_bytes + self._room.framework_bytes
+        return "tight" if total > TIGHT * (self._room.capacity_bytes or 0) else "fits"
+
+    def _peaks(self, micro_batch: int, num_slices: int) -> dict[str, Peak]:
+        """At lengths of the data; without padding at the numbers of items that slices really have."""
+        if self._slicing.padding in OF_ITEMS:
+            p50, p99, most = np.quantile(self._epoch(micro_batch).count, [0.5, 0.99, 1], method="lower").tolist()
+            items = {"longest": most, "p99": p99, "median": p50}
+            return {name: self._estimator.step(count, 1, 2) for name, count in items.items()}
+        statistics = self._statistics
+        lengths = {"longest": statistics.longest, "p99": statistics.p99, "median": statistics.median}
+        return {name: self._peak(micro_batch, length, num_slices) for name, length in lengths.items()}
 
     def _peak(self, micro_batch: int, length: int, num_slices: int) -> Peak:
         """Of a step whose longest example is so long: in a slice of its own where the config says so."""
@@ -152,7 +192,9 @@ class Planner:
         return self._estimator.step(1, length, 2) if alone else self._estimator.step(micro_batch, length, num_slices)
 
     def _isolated_bytes(self, micro_batch: int, num_slices: int) -> int:
-        """The peak at the longest if each outlier were a slice of its own."""
+        """The peak at the longest if each outlier were a slice of its own; no padding would be saved where there is none."""
+        if self._slicing.padding in OF_ITEMS:
+            return self._peaks(micro_batch, num_slices)["longest"].bytes + self._room.framework_bytes
         alone = self._estimator.step(1, self._statistics.longest, 2)
         usual = self._statistics.longest_usual
         return larger(alone, self._estimator.step(micro_batch, usual, num_slices)).bytes + self._room.framework_bytes

@@ -64,7 +64,9 @@ def _share(count: int, ratio: float, seed: int, part: Part) -> list[int]:
 
 def _truncate(task: Task, length: int) -> None:
     if not hasattr(task, "truncate"):
-        hint = 'outliers = "isolate" or "drop" work with any task; or give it a `truncate`: see runner/tasks/protocol.py'
+        hint = (
+            'outliers = "isolate" or "drop" work with any task; or give it a `truncate`: see runner/tasks/protocol.py'
+        )
         raise UsageError(f'data.outliers = "truncate": the task {task.name} cannot cut its examples', hint=hint)
     cast("TruncatingTask", task).truncate(length)
 
@@ -83,7 +85,10 @@ def _about_outliers(lengths: Sequence[int], used: list[int], longer: list[int], 
     if deed == "isolate":
         return text + "each is trained in a slice of its own, none is lost"
     done = f"each is cut to {limit}" if deed == "truncate" else "they are dropped"
-    return text + f"{done}, and {lost} of {total} ({lost / total:.1%}) of all length with {'that' if deed == 'truncate' else 'them'}"
+    return (
+        text
+        + f"{done}, and {lost} of {total} ({lost / total:.1%}) of all length with {'that' if deed == 'truncate' else 'them'}"
+    )
 
 
 class Selection:
@@ -96,10 +101,10 @@ class Selection:
         self.name, self.item_name = task.name, task.item_name
         self.notes = notes
         """For the journal: what is left out, and why."""
+        lines = getattr(task, "train_lines", ())
+        self.train_lines: Sequence[int] = [lines[index] for index in kept["train"]] if lines else ()
         self.train_lengths: Sequence[int] = [task.train_lengths[index] for index in kept["train"]]
         self.validation_lengths: Sequence[int] = [task.validation_lengths[index] for index in kept["validation"]]
-        origins: Sequence[str] = getattr(task, "train_origins", ())
-        self.train_origins: Sequence[str] = [origins[index] for index in kept["train"]] if origins else ()
         self.passes: Sequence[str] = getattr(task, "passes", ())
 
     def build_model(self) -> nn.Module:
