@@ -76,6 +76,8 @@ class Selection:
         self.name, self.item_name = task.name, task.item_name
         self.notes = notes
         """For the journal: what is left out, and why."""
+        lines = getattr(task, "train_lines", ())
+        self.train_lines: Sequence[int] = [lines[index] for index in kept["train"]] if lines else ()
         self.train_lengths: Sequence[int] = [task.train_lengths[index] for index in kept["train"]]
         self.validation_lengths: Sequence[int] = [task.validation_lengths[index] for index in kept["validation"]]
 

@@ -46,6 +46,7 @@ class TextClassification:
         examples = [(ids, numbers[row.label]) for ids, row in zip(tokens, rows, strict=True)]
         train, validation = hold_out(len(examples), data.validation_fraction, spec.config.run.seed)
         self._examples = {"train": [examples[i] for i in train], "validation": [examples[i] for i in validation]}
+        self.train_lines: Sequence[int] = [rows[i].line for i in train]
         self.train_lengths: Sequence[int] = [len(ids) for ids, _ in self._examples["train"]]
         self.validation_lengths: Sequence[int] = [len(ids) for ids, _ in self._examples["validation"]]
 
