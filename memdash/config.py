@@ -11,6 +11,7 @@ import msgspec
 
 BUILT_IN_TASKS = ("language-modelling", "text-classification")
 BUILT_IN_SOURCES = ("python-docs",)
+BASELINES = ("rnn", "lstm", "transformer")
 TEXT_FORMATS = ("csv", "tsv", "jsonl", "text")
 
 
@@ -44,9 +45,13 @@ class ModelSection(Section, frozen=True, kw_only=True):
     pretrained: str = ""
     """A local directory, `package:name/directory` or hub name for `from_pretrained`; empty = random weights."""
     architecture: str = "bert"
-    """A `transformers` model type, used when `pretrained` is empty."""
+    """A `transformers` model type, or a small `rnn`, `lstm` or `transformer` to classify; unused with `pretrained`."""
     config: dict[str, Any] = {}
     """Fields of that architecture's config, such as `hidden_size = 128`; with `pretrained` they override its own."""
+    head_hidden: int = 0
+    """Width of a small head over the mean of all tokens, for classification; 0 = the architecture's own head."""
+    head_dropout: float = 0.1
+    """In that small head, and in the one of `rnn`, `lstm` and `transformer`."""
     freeze: Literal["none", "encoder"] = "none"
     """`encoder` = only the head (and a pooler) is trained: no gradients, optimizer state or activations for the rest."""
     trained_layers: int = 0

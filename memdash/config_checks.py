@@ -8,10 +8,12 @@ from typing import NoReturn, Protocol
 
 from memdash.batching import BatchSplit
 from memdash.config import (
+    BASELINES,
     BUILT_IN_SOURCES,
     BUILT_IN_TASKS,
     TEXT_FORMATS,
     DataSection,
+    ModelSection,
     RunConfig,
     data_format,
     resolve_path,
@@ -38,6 +40,7 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
     }
     not_negative = {
         "model.trained_layers": config.model.trained_layers,
+        "model.head_hidden": config.model.head_hidden,
         "train.micro_batch": train.micro_batch,
         "train.max_steps": train.max_steps,
         "train.warmup_steps": train.warmup_steps,
@@ -75,6 +78,7 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
             "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
         )
     _check_strategies(config, fail)
+    _check_model(config, fail)
     _check_sizes(config, fail)
     if config.budget.wall:
         _check_duration("budget.wall", config.budget.wall, fail)
@@ -96,6 +100,25 @@ def _check_strategies(config: RunConfig, fail: Fail) -> None:
         fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
     if config.model.trained_layers and config.model.freeze == "none":
         fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
+
+
+def _check_model(config: RunConfig, fail: Fail) -> None:
+    """The small head and the baselines are for classification."""
+    model = config.model
+    is_baseline = not model.pretrained and model.architecture in BASELINES
+    if not 0 <= model.head_dropout < 1:
+        fail("model.head_dropout", model.head_dropout, "must be at least 0 and below 1")
+    if config.task.name == "language-modelling":
+        why, hint = "it is a language model that is trained, not a classifier", 'set task.name = "text-classification"'
+        if is_baseline:
+            fail("model.architecture", model.architecture, why, hint)
+        if model.head_hidden:
+            fail("model.head_hidden", model.head_hidden, why, hint)
+    elif config.task.name == "text-classification" and not is_baseline and not model.head_hidden:
+        if model.head_dropout != ModelSection().head_dropout:
+            fail(
+                "model.head_dropout", model.head_dropout, "the architecture's own head is used", "set model.head_hidden"
+            )
 
 
 def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> None:

@@ -12,7 +12,7 @@ import torch
 from memdash.agent.session import Session
 from runner.oom import OutOfMemory, attempt, note_memory
 from runner.randomness import RngState
-from runner.tasks.protocol import Task
+from runner.tasks.protocol import Task, finish_metrics
 from runner.training_state import TrainingState
 
 
@@ -40,7 +40,7 @@ class Evaluation:
             with self._session.phase("evaluating"):
                 sums, num_items, going = self._add_up(count, min(micro_batch, self._largest))
                 if going and num_items:
-                    self.metrics = {name: total / num_items for name, total in sums.items()}
+                    self.metrics = finish_metrics(self._task, sums, num_items)
                     self._session.evaluated(self.metrics, count)
         finally:
             self._state.model.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,13 +140,14 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "total_steps": plan.total_steps,
         **{key: getattr(train, key) for key in TRAIN_KEYS},
-        "freeze": spec.config.model.freeze,
-        "trained_layers": spec.config.model.trained_layers,
+        **{key: getattr(spec.config.model, key) for key in MODEL_KEYS},
+        "model_config": json.dumps(spec.config.model.config, sort_keys=True),
     }
 
 
 TRAIN_KEYS: tuple[str, ...] = ("learning_rate", "weight_decay", "warmup_steps", "schedule", "max_grad_norm")
 TRAIN_KEYS += ("precision", "optimizer", "optimizer_impl", "momentum")
+MODEL_KEYS: tuple[str, ...] = ("freeze", "trained_layers", "head_hidden", "head_dropout")
 POSITION = ("task", "seed", "num_examples", "lengths_sha256", "order")
 """With another one of these the position in the data would mean other examples; the rest only changes the bits."""
 TRAINED = ("freeze", "trained_layers", "optimizer", "momentum")
@@ -200,7 +202,7 @@ def _announce(spec: Spec, session: Session, plan: Plan, state: TrainingState, ta
     config, device = spec.config, state.device
     parameters = sum(p.numel() for p in state.model.parameters())
     trainable = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
-    name = Path(config.model.pretrained).name or type(state.model).__name__
+    name = Path(config.model.pretrained).name or getattr(state.model, "shown_as", type(state.model).__name__)
     room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
     say(
         f"{task.name}: {name}, {format_count(parameters)} parameters, on {device.name}{room}; "

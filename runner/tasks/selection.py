@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memdash.config import RunConfig
 from memdash.errors import UsageError
 from runner.randomness import permutation
-from runner.tasks.protocol import Batch, Part, Task, collate
+from runner.tasks.protocol import Batch, Part, Task, collate, finish_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,6 +76,8 @@ class Selection:
         self.name, self.item_name = task.name, task.item_name
         self.notes = notes
         """For the journal: what is left out, and why."""
+        lines = getattr(task, "train_lines", ())
+        self.train_lines: Sequence[int] = [lines[index] for index in kept["train"]] if lines else ()
         self.train_lengths: Sequence[int] = [task.train_lengths[index] for index in kept["train"]]
         self.validation_lengths: Sequence[int] = [task.validation_lengths[index] for index in kept["validation"]]
 
@@ -98,6 +100,10 @@ class Selection:
     def metric_sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
         """The task's."""
         return self.task.metric_sums(model, batch)
+
+    def finish_metrics(self, sums: Mapping[str, float], num_items: int) -> dict[str, float]:
+        """The task's, or means."""
+        return finish_metrics(self.task, sums, num_items)
 
     def save_files(self, model: nn.Module, folder: Path) -> None:
         """The task's."""
