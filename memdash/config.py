@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-BUILT_IN_TASKS = ("language-modelling", "text-classification")
-BUILT_IN_SOURCES = ("python-docs",)
+BUILT_IN_TASKS = ("language-modelling", "text-classification", "aspects")
+BUILT_IN_SOURCES = ("python-docs", "aspects")
 BASELINES = ("rnn", "lstm", "transformer")
 TEXT_FORMATS = ("csv", "tsv", "jsonl", "text")
 
@@ -34,7 +34,7 @@ class TaskSection(Section, frozen=True, kw_only=True):
     """What is trained."""
 
     name: str = "language-modelling"
-    """`language-modelling`, `text-classification`, or your own as `module:function`, found from the config's directory."""
+    """`language-modelling`, `text-classification`, `aspects`, or your own as `module:function`, found from the config's directory."""
     options: dict[str, Any] = {}
     """Handed to your own task as it is."""
 
@@ -62,7 +62,7 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
-    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or the built-in `python-docs`."""
+    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or `python-docs` or `aspects`, built in."""
     format: Literal["", "csv", "tsv", "jsonl", "text"] = ""
     """Empty = from the file's ending."""
     text_column: str = "text"
@@ -83,12 +83,12 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Share of the examples held out for evaluation; 0 = none."""
     subset_ratio: float = 1.0
     """Share of all examples, the held-out ones too, that the run uses, drawn by its seed."""
-    padding: Literal["batch", "group", "global", "bucket"] = "batch"
-    """Pad to the longest of a micro-batch, a step, or all; `bucket` = as `batch`, with like lengths in one step."""
+    padding: Literal["batch", "group", "global", "bucket", "flat", "sequential"] = "batch"
+    """To the longest of a micro-batch, a step, or all; `bucket` = like lengths in one step; items `flat`, or one at a time."""
     outlier_length: int = 0
     """Training examples longer than this are outliers, and the journal says how many; 0 = none are."""
-    outliers: Literal["isolate", "drop"] = "isolate"
-    """`isolate` trains each in a slice of its own, so that no other is padded to it; `drop` leaves them out."""
+    outliers: Literal["isolate", "drop", "truncate"] = "isolate"
+    """`isolate` = each in a slice of its own, so that no other is padded to it; `drop` = left out; `truncate` = cut."""
 
 
 class TrainSection(Section, frozen=True, kw_only=True):

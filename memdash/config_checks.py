@@ -132,6 +132,9 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
         _check_data(data, base, fail)
         if name == "text-classification" and data.source in BUILT_IN_SOURCES:
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
+        if name == "aspects" and data.source == "python-docs":
+            hint = 'name a JSONL file with `Quadruplet` lists, or the built-in "aspects"'
+            fail("data.source", data.source, "has no quadruples", hint)
 
 
 def _check_bytes(key: str, text: str, fail: Fail) -> None:

@@ -74,7 +74,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
         _restore(state, resumed, exact=bool(spec.resume), facts=facts, step=step, session=session)
     if spec.micro_batch:
         step.ask(spec.micro_batch)
-    evaluation = Evaluation(state, task, session)
+    evaluation = Evaluation(state, task, session, slicing)
     disk = DiskBudget(config.budget.disk, spec.run_dir, store, session) if config.budget.disk else None
     saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts, disk)
     saving.check_disk()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 from memdash.batching import slices
 from memdash.config import DataSection
 from memdash.errors import UsageError
-from runner.tasks.protocol import Task
-from runner.tasks.selection import pads
+from runner.tasks.protocol import Batch, ItemTask, Part, Task, collate
+from runner.tasks.selection import has_items, pads
+
+Padding = Literal["batch", "group", "global", "bucket", "flat", "sequential"]
+OF_ITEMS = ("flat", "sequential")
+"""What only examples of several items can be: laid out without padding, together or one at a time."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,22 @@ class Slicing:
     """Of the training examples of a task."""
 
     lengths: Sequence[int]
-    padding: Literal["batch", "group", "global", "bucket"] = "batch"
+    padding: Padding = "batch"
     alone_above: int = 0
     """A longer example makes a slice of its own, so that no other is padded to it; 0 = none does."""
 
     @staticmethod
     def of(task: Task, data: DataSection) -> Slicing:
-        """What the config says. Raises UsageError when the task cannot pad that far."""
+        """What the config says. Raises UsageError when the task cannot pad that far, or has no items."""
         if data.padding in ("group", "global") and not pads(task):
             raise UsageError(
                 f"data.padding = {data.padding!r}: the task {task.name} does not pad beyond a slice's longest example",
                 hint="let its collate take `pad_to`: see runner/tasks/protocol.py",
+            )
+        if data.padding in OF_ITEMS and not has_items(task):
+            raise UsageError(
+                f"data.padding = {data.padding!r}: an example of the task {task.name} is one item, not several",
+                hint='padding = "bucket" pads least here; tasks with a `collate_items` have items: see runner/tasks/protocol.py',
             )
         return Slicing(task.train_lengths, data.padding, data.outlier_length if data.outliers == "isolate" else 0)
 
@@ -45,6 +54,50 @@ class Slicing:
             return self._longest_of_all
         return self._longest(indices) if self.padding == "group" else 0
 
+    def batches(self, task: Task, part: Part, indices: Sequence[int], epoch: int, pad_to: int = 0) -> Iterator[Batch]:
+        """What goes through the model for one slice: one batch, or one for each item where they come one at a time."""
+        if self.padding not in OF_ITEMS:
+            yield collate(task, part, indices, epoch, pad_to)
+            return
+        lengths = task.train_lengths if part == "train" else task.validation_lengths
+        items = [(index, place) for index in indices for place in range(lengths[index])]
+        for batch in [items] if self.padding == "flat" else [[item] for item in items]:
+            yield cast("ItemTask", task).collate_items(part, batch, epoch)
+
+    def loads(self, indices: Sequence[int], pad_to: int = 0) -> list[tuple[int, int]]:
+        """(examples, length) of each of these batches, in an estimate's terms: a number of items is as many examples of one."""
+        num_items = sum(self.lengths[index] for index in indices)
+        if self.padding == "flat":
+            return [(num_items, 1)]
+        if self.padding == "sequential":
+            return [(1, 1)] * num_items
+        return [(len(indices), max(pad_to, *(self.lengths[index] for index in indices)))]
+
+    def tells(self, indices: Sequence[int], micro_batch: int) -> tuple[int, int]:
+        """For forecasts: what the memory of this group follows, and the example that makes it so much.
+
+        The longest length; without padding the items of the largest slice, or always 1 where they come one at a time.
+        """
+        told = self._told
+        if self.padding != "flat":
+            example = max(indices, key=told.__getitem__)
+            return told[example], example
+        largest = max(self.cut(indices, micro_batch), key=lambda cut: sum(self.lengths[index] for index in cut))
+        example = max(largest, key=self.lengths.__getitem__)
+        return sum(self.lengths[index] for index in largest), example
+
+    def told_lengths(self) -> Sequence[int]:
+        """Of every example, for forecasts: one that is alone counts as just short enough to share a slice."""
+        return self._told
+
+    @cached_property
+    def _told(self) -> Sequence[int]:
+        if self.padding == "sequential":
+            return [1] * len(self.lengths)
+        if not self.alone_above:
+            return self.lengths
+        return [min(length, self.alone_above) for length in self.lengths]
+
     @cached_property
     def _longest_of_all(self) -> int:
         return self._longest(range(len(self.lengths)))
@@ -52,12 +105,6 @@ class Slicing:
     def _longest(self, indices: Sequence[int]) -> int:
         """Of those that share slices."""
         return max((self.lengths[index] for index in indices if not self._is_alone(index)), default=0)
-
-    def told_lengths(self) -> Sequence[int]:
-        """Of every example, for forecasts: one that is alone counts as just short enough to share a slice."""
-        if not self.alone_above:
-            return self.lengths
-        return [min(length, self.alone_above) for length in self.lengths]
 
     def _is_alone(self, index: int) -> bool:
         return bool(self.alone_above) and self.lengths[index] > self.alone_above

@@ -21,7 +21,7 @@ from runner.growth import Growth, Thrashing
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
 from runner.slicing import Slicing
-from runner.tasks.protocol import Batch, Task, collate
+from runner.tasks.protocol import Batch, Task
 from runner.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class GroupStep:
         self._lengths = self._slicing.told_lengths()
         self._snapshot = Snapshot(state.model, state.device)
         self._same_size: Counter[int] = Counter()
-        self._at = (0, 0)  # the slice in flight, to name the example that does not fit
+        self._at: Sequence[int] = ()  # the examples of the slice in flight, to name the one that does not fit
         self._longest = 0
         self._recovered = False  # whether the group in flight ran out of memory
         self._caps: dict[int, int] = {}
@@ -91,6 +91,10 @@ class GroupStep:
         """Of every training example, as forecasts are told it."""
         return self._lengths
 
+    def tells(self, indices: Sequence[int]) -> tuple[int, int]:
+        """What forecasts are told of a group as it would be cut now: a length or a number of items, and whose it is."""
+        return self._slicing.tells(indices, self.split.micro_batch)
+
     @property
     def was_cut(self) -> bool:
         """Whether the last group was trained in smaller slices than it was to be."""
@@ -111,7 +115,7 @@ class GroupStep:
             if not isinstance(done, OutOfMemory):
                 optimizer.zero_grad(set_to_none=True)
                 self._learn(len(indices), updated=done.updated)
-                return StepResult(loss, done.grad_norm, num_items, self._longest)
+                return StepResult(loss, done.grad_norm, num_items, self.tells(indices)[0])
             failure = note_memory(done, self._state.device)
             self._after_failed_commit(failure, torn=versions.advanced(), tried_before=tried_commit)
             tried_commit = True
@@ -176,33 +180,31 @@ class GroupStep:
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
-            self._shrink(note_memory(loss, self._state.device), [index for cut in cuts for index in cut])
+            self._shrink(note_memory(loss, self._state.device))
 
-    def _collate(self, cuts: list[list[int]], pad_to: int, epoch: int) -> tuple[list[Batch], int]:
-        """The whole group on the host, and what its loss is averaged over."""
+    def _collate(self, cuts: list[list[int]], pad_to: int, epoch: int) -> tuple[list[tuple[list[int], Batch]], int]:
+        """The whole group on the host, each batch with its examples, and what its loss is averaged over."""
         with self._state.device.host():
-            batches = [collate(self._task, "train", cut, epoch, pad_to) for cut in cuts]
-            return batches, sum(self._task.count_items(batch) for batch in batches)
+            batches = [
+                (cut, batch) for cut in cuts for batch in self._slicing.batches(self._task, "train", cut, epoch, pad_to)
+            ]
+            return batches, sum(self._task.count_items(batch) for _, batch in batches)
 
-    def _forward_backward(self, batches: list[Batch], num_items: int) -> float:
+    def _forward_backward(self, batches: list[tuple[list[int], Batch]], num_items: int) -> float:
         """Every slice's sum over the *group's* items: the same gradient however the group is cut.
 
         A mean of each slice's mean would weigh the tokens of a short slice more than those of a long one.
         """
         total: Tensor | None = None
-        start = 0
-        for batch in batches:
-            size = len(next(iter(batch.values())))
-            self._at = (start, start + size)
+        for self._at, batch in batches:
             with self._state.precision.autocast():
                 loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
             self._state.precision.scale(loss).backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
-            start += size
         assert total is not None
         return float(total)
 
-    def _shrink(self, failure: OutOfMemory, indices: Sequence[int]) -> None:
+    def _shrink(self, failure: OutOfMemory) -> None:
         """Rewind, then choose the split to try next; reported either way. Raises OutOfMemoryStop."""
         micro_batch = self.split.micro_batch
         tried_again = self._same_size[micro_batch] >= MAX_SAME_SIZE
@@ -215,7 +217,7 @@ class GroupStep:
         self._report(failure, "forward/backward", chosen)
         self._rewind()
         if chosen is None:
-            raise OutOfMemoryStop(self._why_no_further(failure, indices), state_is_whole=True)
+            raise OutOfMemoryStop(self._why_no_further(failure), state_is_whole=True)
         if chosen == micro_batch:
             self._same_size[micro_batch] += 1
         else:
@@ -224,18 +226,19 @@ class GroupStep:
         self.num_recoveries += not was_a_try  # tries wait longer and longer, so they need no other bound
         self.split = self.split.with_micro_batch(chosen)
 
-    def _why_no_further(self, failure: OutOfMemory, indices: Sequence[int]) -> str:
+    def _why_no_further(self, failure: OutOfMemory) -> str:
         if failure.poisoned:
             return f"the CPU library cannot go on in this process after it ran out of memory: {failure.message}"
         if self.num_recoveries >= MAX_RECOVERIES:
             return f"{MAX_RECOVERIES} out-of-memory errors in one run; the last: {failure.message}"
-        index = indices[min(self._at[0], len(indices) - 1)]
+        index = self._at[0]
         length = self._task.train_lengths[index]
         asked = f"; it asked for {format_bytes(failure.requested_bytes)}" if failure.requested_bytes else ""
         held = f" with {format_bytes(failure.memory.allocated_bytes)} allocated" if failure.memory else ""
         capacity = self._state.device.capacity_bytes
         room = f" of a device of {format_bytes(capacity)}" if capacity else ""
-        return f"example {index} alone, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
+        alone = f"one item of example {index}" if self._slicing.padding == "sequential" else f"example {index} alone"
+        return f"{alone}, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
 
     # ---- scope 2: the commit ----
 
