@@ -34,7 +34,7 @@ def read_rows(spec: Spec, *, labels: bool) -> list[Row]:
     try:
         if kind == "text":
             return [Row(path.read_text(encoding="utf-8"))]
-        records = _json_lines(path) if kind == "jsonl" else _table(path, "\t" if kind == "tsv" else ",")
+        records = json_lines(path) if kind == "jsonl" else _table(path, "\t" if kind == "tsv" else ",")
         return list(_choose(records, spec, path, labels=labels))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"data.source = {data.source!r}: cannot be read: {error}") from None
@@ -62,7 +62,8 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield reader.line_num, record
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object. Raises UsageError."""
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
