@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,10 +18,11 @@ from memdash.batching import BatchSplit, next_smaller
 from memdash.errors import UsageError
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
+from runner.loading import InTurn, Loading, Request
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
 from runner.slicing import Slicing
-from runner.tasks.protocol import Batch, Task, collate
+from runner.tasks.protocol import Batch, Task
 from runner.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 MAX_RECOVERIES = 100  # a run that needs more makes no progress worth having; a person should look at it
 MAX_SAME_SIZE = 3  # per size: fragmentation that keeps coming back is not cured by emptying the cache
+
+
+Groups = Callable[[], Iterable[tuple[int, Sequence[int]]]]
+"""The epoch and the examples of groups to come."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class GroupStep:
         session: Session,
         growth: Growth | None = None,
         slicing: Slicing | None = None,
+        loading: Loading | None = None,
     ) -> None:
         self.split = split
         self.growth = growth or Growth.start(split.group, split.micro_batch, after=0)
@@ -61,6 +67,7 @@ class GroupStep:
         self._task = task
         self._session = session
         self._slicing = slicing or Slicing(task.train_lengths)
+        self._loading = loading or InTurn(task)
         self._lengths = self._slicing.told_lengths()
         self._snapshot = Snapshot(state.model, state.device)
         self._same_size: Counter[int] = Counter()
@@ -96,14 +103,21 @@ class GroupStep:
         """Whether the last group was trained in smaller slices than it was to be."""
         return self._capped or self._recovered
 
-    def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
+    def train(
+        self,
+        indices: Sequence[int],
+        epoch: int,
+        learning_rate: float,
+        max_grad_norm: float,
+        groups_after: Groups = tuple,
+    ) -> StepResult:
         """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
         self._snapshot.take()
         self._longest = max(self._lengths[index] for index in indices)
         self._recovered = tried_commit = False
         self._choose(len(indices))
         while True:
-            loss, num_items = self._accumulate(indices, epoch)
+            loss, num_items = self._accumulate(indices, epoch, groups_after)
             versions = Versions(self._state.optimizer)
             host = self._state.device.host
             optimizer, precision = self._state.optimizer, self._state.precision
@@ -167,21 +181,31 @@ class GroupStep:
 
     # ---- scope 1: can be done again ----
 
-    def _accumulate(self, indices: Sequence[int], epoch: int) -> tuple[float, int]:
+    def _accumulate(self, indices: Sequence[int], epoch: int, groups_after: Groups) -> tuple[float, int]:
         """Gradients of the group's mean loss, whatever split it takes; the loss and its number of items."""
         while True:
-            cuts = self._slicing.cut(indices, self.split.micro_batch)
-            batches, num_items = self._collate(cuts, self._slicing.pad_to(indices), epoch)
+            requests = self._cut(indices, epoch)
+            batches, num_items = self._load(requests, groups_after)
             loss = attempt(partial(self._forward_backward, batches, max(1, num_items)))
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
-            self._shrink(note_memory(loss, self._state.device), [index for cut in cuts for index in cut])
+            self._shrink(note_memory(loss, self._state.device), [i for request in requests for i in request.indices])
 
-    def _collate(self, cuts: list[list[int]], pad_to: int, epoch: int) -> tuple[list[Batch], int]:
+    def _cut(self, indices: Sequence[int], epoch: int) -> list[Request]:
+        """A group's slices at the present split."""
+        pad_to = self._slicing.pad_to(indices)
+        return [Request(tuple(cut), epoch, pad_to) for cut in self._slicing.cut(indices, self.split.micro_batch)]
+
+    def _load(self, requests: Sequence[Request], groups_after: Groups) -> tuple[list[Batch], int]:
         """The whole group on the host, and what its loss is averaged over."""
+
+        def following() -> Iterator[Request]:
+            for epoch, indices in groups_after():
+                yield from self._cut(indices, epoch)
+
         with self._state.device.host():
-            batches = [collate(self._task, "train", cut, epoch, pad_to) for cut in cuts]
+            batches = self._loading.group(requests, following)
             return batches, sum(self._task.count_items(batch) for batch in batches)
 
     def _forward_backward(self, batches: list[Batch], num_items: int) -> float:
