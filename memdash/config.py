@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-BUILT_IN_TASKS = ("language-modelling", "text-classification", "aspects")
+BUILT_IN_TASKS = ("language-modelling", "text-classification", "aspects", "signal-to-text")
 BUILT_IN_SOURCES = ("python-docs", "aspects")
+BUILT_IN_SIGNALS = "signals"
 BASELINES = ("rnn", "lstm", "transformer")
 TEXT_FORMATS = ("csv", "tsv", "jsonl", "text")
 
@@ -34,9 +35,9 @@ class TaskSection(Section, frozen=True, kw_only=True):
     """What is trained."""
 
     name: str = "language-modelling"
-    """`language-modelling`, `text-classification`, `aspects`, or your own as `module:function`, found from the config's directory."""
+    """`language-modelling`, `text-classification`, `aspects`, `signal-to-text`, or your own, `module:function` beside the config."""
     options: dict[str, Any] = {}
-    """Handed to your own task as it is."""
+    """Handed to your own task as it is; with `data.source = "signals"` their `examples`, `channels`, `timesteps`."""
 
 
 class ModelSection(Section, frozen=True, kw_only=True):
@@ -62,7 +63,19 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
-    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or `python-docs` or `aspects`, built in."""
+    """A file (from the config's directory, or `package:name/file`): .csv .tsv .jsonl .txt .npy; or `python-docs`, `aspects`, `signals`."""
+    targets: str = ""
+    """With a .npy `source`: a .txt file with a text a line for each signal, or .jsonl (`text_column`, `timesteps`)."""
+    memory_map: bool = True
+    """Read each signal from disk when it is needed; `false` loads the whole file into host memory."""
+    downsample: int = 1
+    """Keep one of so many timesteps of a signal: memory and time go down with it."""
+    lowpass: bool = True
+    """Filter before that, so that fast waves vanish instead of turning up as slow ones that were never there."""
+    num_workers: int = 0
+    """Processes that prepare the micro-batches to come; the training is the same bit for bit. 0 = none."""
+    prefetch: int = 2
+    """Micro-batches that each of them keeps ready, in shared memory."""
     format: Literal["", "csv", "tsv", "jsonl", "text"] = ""
     """Empty = from the file's ending."""
     text_column: str = "text"
@@ -131,7 +144,7 @@ class TrainSection(Section, frozen=True, kw_only=True):
     patience: int = 0
     """Evaluations in a row without a better `patience_metric`, after which the run is finished early; 0 = never."""
     patience_metric: str = "loss"
-    """A metric of the evaluation: losses and perplexities are to fall, all others to rise."""
+    """A metric of the evaluation: losses, perplexities and `wer` are to fall, all others to rise."""
     threads: int = 0
     """CPU threads for torch; 0 = torch's own choice."""
 

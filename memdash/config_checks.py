@@ -9,6 +9,7 @@ from typing import NoReturn, Protocol
 from memdash.batching import BatchSplit
 from memdash.config import (
     BASELINES,
+    BUILT_IN_SIGNALS,
     BUILT_IN_SOURCES,
     BUILT_IN_TASKS,
     TEXT_FORMATS,
@@ -36,6 +37,8 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
         "train.global_batch": train.global_batch,
         "train.learning_rate": train.learning_rate,
         "data.max_length": data.max_length,
+        "data.downsample": data.downsample,
+        "data.prefetch": data.prefetch,
         "checkpoint.keep_last": config.checkpoint.keep_last,
     }
     not_negative = {
@@ -53,6 +56,7 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
         "train.grow_after": train.grow_after,
         "data.max_examples": data.max_examples,
         "data.outlier_length": data.outlier_length,
+        "data.num_workers": data.num_workers,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "on_failure.restart": config.on_failure.restart,
         "checkpoint.every_minutes": config.checkpoint.every_minutes,
@@ -128,7 +132,10 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
             hint = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(BUILT_IN_TASKS)}, or module:function"
             fail("task.name", name, "no such task", hint)
         _check_own_task(name, base, fail)
+    elif name == "signal-to-text":
+        _check_signals(data, base, fail)
     else:
+        _check_no_signals(name, data, fail)
         _check_data(data, base, fail)
         if name == "text-classification" and data.source in BUILT_IN_SOURCES:
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
@@ -176,6 +183,28 @@ def _check_own_task(name: str, base: Path | None, fail: Fail) -> None:
         path = base.joinpath(*module.split("."))
         if not path.with_suffix(".py").exists() and not (path / "__init__.py").exists():
             fail("task.name", name, f"there is no {module.replace('.', '/')}.py in {base.resolve()}")
+
+
+def _check_signals(data: DataSection, base: Path | None, fail: Fail) -> None:
+    if data.source == BUILT_IN_SIGNALS:
+        if data.targets:
+            fail("data.targets", data.targets, f"the texts of `{BUILT_IN_SIGNALS}` are made, too", "leave it out")
+        return
+    if not data.source.endswith(".npy"):
+        fail("data.source", data.source, f"signals are a .npy file, or the built-in `{BUILT_IN_SIGNALS}`")
+    if not data.targets:
+        fail("data.targets", "", "a .npy file has no texts", "name a .txt or .jsonl file with one for each signal")
+    for key, name in (("data.source", data.source), ("data.targets", data.targets)):
+        if base is not None and not resolve_path(name, base).is_file():
+            fail(key, name, "no such file", f"relative paths start from {base.resolve()}")
+
+
+def _check_no_signals(name: str, data: DataSection, fail: Fail) -> None:
+    """Keys that would be ignored."""
+    if data.targets:
+        fail("data.targets", data.targets, f"{name} has none", 'only task.name = "signal-to-text" has')
+    if data.downsample != 1:
+        fail("data.downsample", data.downsample, f"{name} has no signals", 'only task.name = "signal-to-text" has')
 
 
 def _check_data(data: DataSection, base: Path | None, fail: Fail) -> None:

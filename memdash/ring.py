@@ -166,7 +166,9 @@ class RingReader:
         if read > written:
             raise MalformedMessage(f"a ring of which {read} rows were read and {written} written")
         first = max(read, written - ROWS)
-        rows = [_ROW.unpack_from(self._memory, _ROWS_AT + number % ROWS * _ROW.size) for number in range(first, written)]
+        rows = [
+            _ROW.unpack_from(self._memory, _ROWS_AT + number % ROWS * _ROW.size) for number in range(first, written)
+        ]
         overwritten = self._cursor(_WRITTEN_AT) + 1 - ROWS  # the row that is being written now included
         words = self._words()
         try:
@@ -226,7 +228,5 @@ def _sample(rank: int, row: tuple[float, ...], words: list[_Place]) -> Sample:
 
 def _device_memory(figures: tuple[float, ...], words: list[_Place]) -> DeviceMemory:
     place = words[int(figures[0])]
-    sizes = {
-        name: None if figure != figure else int(figure) for name, figure in zip(_MEMORY, figures[1:], strict=True)
-    }
+    sizes = {name: None if figure != figure else int(figure) for name, figure in zip(_MEMORY, figures[1:], strict=True)}
     return DeviceMemory(device=place.device, kind=place.kind, reason=place.reason, **sizes)  # type: ignore[arg-type]

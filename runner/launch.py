@@ -23,6 +23,7 @@ from runner.device import Device, open_device
 from runner.disk_budget import DiskBudget
 from runner.evaluation import Evaluation
 from runner.growth import Growth
+from runner.loading import open_loading
 from runner.loop import Loop
 from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
 from runner.optimizer import Plan, make_optimizer, state_bytes
@@ -56,6 +57,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     if not task.train_lengths:
         raise UsageError(f"task.name = {config.task.name!r}: there are no examples to train on")
     slicing = Slicing.of(task, config.data)
+    loading = open_loading(task, config.data)  # forks: before there are threads and a device
     _tell(session, getattr(task, "notes", ()))
     seed_everything(config.run.seed)  # whatever the task drew while it read its data, weights follow the seed
     model = task.build_model()
@@ -69,7 +71,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     }
     split = BatchSplit(config.train.global_batch, config.micro_batch)
     growth = Growth.start(split.group, split.micro_batch, config.train.grow_after)
-    step = GroupStep(state, task, split, session, growth, slicing)
+    step = GroupStep(state, task, split, session, growth, slicing, loading)
     if resumed:
         _restore(state, resumed, exact=bool(spec.resume), facts=facts, step=step, session=session)
     if spec.micro_batch:

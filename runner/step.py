@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,9 +18,10 @@ from memdash.batching import BatchSplit, next_smaller
 from memdash.errors import UsageError
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
+from runner.loading import InTurn, Loading
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
-from runner.slicing import Slicing
+from runner.slicing import Request, Slicing
 from runner.tasks.protocol import Batch, Task
 from runner.training_state import TrainingState
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 MAX_RECOVERIES = 100  # a run that needs more makes no progress worth having; a person should look at it
 MAX_SAME_SIZE = 3  # per size: fragmentation that keeps coming back is not cured by emptying the cache
+
+
+Groups = Callable[[], Iterable[tuple[int, Sequence[int]]]]
+"""The epoch and the examples of groups to come."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class GroupStep:
         session: Session,
         growth: Growth | None = None,
         slicing: Slicing | None = None,
+        loading: Loading | None = None,
     ) -> None:
         self.split = split
         self.growth = growth or Growth.start(split.group, split.micro_batch, after=0)
@@ -61,6 +67,7 @@ class GroupStep:
         self._task = task
         self._session = session
         self._slicing = slicing or Slicing(task.train_lengths)
+        self._loading = loading or InTurn(task)
         self._lengths = self._slicing.told_lengths()
         self._snapshot = Snapshot(state.model, state.device)
         self._same_size: Counter[int] = Counter()
@@ -100,14 +107,21 @@ class GroupStep:
         """Whether the last group was trained in smaller slices than it was to be."""
         return self._capped or self._recovered
 
-    def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
+    def train(
+        self,
+        indices: Sequence[int],
+        epoch: int,
+        learning_rate: float,
+        max_grad_norm: float,
+        groups_after: Groups = tuple,
+    ) -> StepResult:
         """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
         self._snapshot.take()
         self._longest = max(self._lengths[index] for index in indices)
         self._recovered = tried_commit = False
         self._choose(len(indices))
         while True:
-            loss, num_items = self._accumulate(indices, epoch)
+            loss, num_items = self._accumulate(indices, epoch, groups_after)
             versions = Versions(self._state.optimizer)
             host = self._state.device.host
             optimizer, precision = self._state.optimizer, self._state.precision
@@ -171,32 +185,42 @@ class GroupStep:
 
     # ---- scope 1: can be done again ----
 
-    def _accumulate(self, indices: Sequence[int], epoch: int) -> tuple[float, int]:
+    def _accumulate(self, indices: Sequence[int], epoch: int, groups_after: Groups) -> tuple[float, int]:
         """Gradients of the group's mean loss, whatever split it takes; the loss and its number of items."""
         while True:
-            cuts = self._slicing.cut(indices, self.split.micro_batch)
-            batches, num_items = self._collate(cuts, self._slicing.pad_to(indices), epoch)
-            loss = attempt(partial(self._forward_backward, batches, max(1, num_items)))
+            requests = self._cut(indices, epoch)
+            batches, num_items = self._load(requests, groups_after)
+            loss = attempt(partial(self._forward_backward, requests, batches, max(1, num_items)))
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
             self._shrink(note_memory(loss, self._state.device))
 
-    def _collate(self, cuts: list[list[int]], pad_to: int, epoch: int) -> tuple[list[tuple[list[int], Batch]], int]:
-        """The whole group on the host, each batch with its examples, and what its loss is averaged over."""
-        with self._state.device.host():
-            batches = [
-                (cut, batch) for cut in cuts for batch in self._slicing.batches(self._task, "train", cut, epoch, pad_to)
-            ]
-            return batches, sum(self._task.count_items(batch) for _, batch in batches)
+    def _cut(self, indices: Sequence[int], epoch: int) -> list[Request]:
+        """What goes through the model for a group at the present split."""
+        pad_to = self._slicing.pad_to(indices)
+        cuts = self._slicing.cut(indices, self.split.micro_batch)
+        return [request for cut in cuts for request in self._slicing.requests(cut, epoch, pad_to)]
 
-    def _forward_backward(self, batches: list[tuple[list[int], Batch]], num_items: int) -> float:
+    def _load(self, requests: Sequence[Request], groups_after: Groups) -> tuple[list[Batch], int]:
+        """The whole group on the host, and what its loss is averaged over."""
+
+        def following() -> Iterator[Request]:
+            for epoch, indices in groups_after():
+                yield from self._cut(indices, epoch)
+
+        with self._state.device.host():
+            batches = self._loading.group(requests, following)
+            return batches, sum(self._task.count_items(batch) for batch in batches)
+
+    def _forward_backward(self, requests: Sequence[Request], batches: Sequence[Batch], num_items: int) -> float:
         """Every slice's sum over the *group's* items: the same gradient however the group is cut.
 
         A mean of each slice's mean would weigh the tokens of a short slice more than those of a long one.
         """
         total: Tensor | None = None
-        for self._at, batch in batches:
+        for request, batch in zip(requests, batches, strict=True):
+            self._at = request.indices
             with self._state.precision.autocast():
                 loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
             self._state.precision.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -52,7 +52,10 @@ def outlier(model: str, *, fits: bool, **options: Any) -> Draw:
         limit = max(share * needed_mib(model, micro_batch, length), 1.3 * needed_mib(model, micro_batch, high) + 4)
         while not fits and needed_mib(model, micro_batch, length) < 1.1 * limit:
             length += high // 4
-        given: dict[str, Any] = {"lengths": random.choice(("random", "sorted")), "epoch": random.randrange(90, 200)} | options
+        given: dict[str, Any] = {
+            "lengths": random.choice(("random", "sorted")),
+            "epoch": random.randrange(90, 200),
+        } | options
         parts = [p(part, **more) for part, more in given.pop("parts", ())]
         return device(
             name, round(limit), *parts, model=model, low=low, high=high, outlier=(step, length), micro_batch=micro_batch,
@@ -68,7 +71,11 @@ def unexplained(model: str, **options: Any) -> Draw:
     def draw(name: str, random: Random, _: Half) -> Scenario:
         micro_batch, low, usual = USUAL["items" if model == "items" else "transformer"]
         high = usual[1]
-        most = 3.2 * needed_mib("transformer", micro_batch, high) if model == "questions" else needed_mib(model, micro_batch, high)
+        most = (
+            3.2 * needed_mib("transformer", micro_batch, high)
+            if model == "questions"
+            else needed_mib(model, micro_batch, high)
+        )
         return device(
             name, round(random.uniform(1.3, 1.7) * most) + 4, model=model, low=low, high=high, lengths="random",
             micro_batch=micro_batch, seconds=random.randrange(80, 110), **options,
@@ -77,7 +84,9 @@ def unexplained(model: str, **options: Any) -> Draw:
     return draw
 
 
-def slow_host(part: str, beside: tuple[tuple[str, dict[str, float]], ...] = (), spike: float = 0.0, **options: Any) -> Draw:
+def slow_host(
+    part: str, beside: tuple[tuple[str, dict[str, float]], ...] = (), spike: float = 0.0, **options: Any
+) -> Draw:
     """A host leak that takes its time; `mib` and `mib_per_s` of what is beside it are shares of the room."""
 
     def draw(name: str, random: Random, half: Half) -> Scenario:
@@ -86,8 +95,15 @@ def slow_host(part: str, beside: tuple[tuple[str, dict[str, float]], ...] = (), 
         neighbour = part == "neighbour"
         room = float(limit - base - OVERHEAD_MIB - (OVERHEAD_MIB if neighbour else 0))
         rate = room * (1 - spike) / life_s
-        others = [p(kind, **{key: value * room if key.startswith("mib") else value for key, value in o.items()}) for kind, o in beside]
-        leak = p("stairs", mib=rate * 30, every_s=30.0) if part == "stairs" else p("leak", mib_per_s=rate, heavy=random.random() < 0.4)
+        others = [
+            p(kind, **{key: value * room if key.startswith("mib") else value for key, value in o.items()})
+            for kind, o in beside
+        ]
+        leak = (
+            p("stairs", mib=rate * 30, every_s=30.0)
+            if part == "stairs"
+            else p("leak", mib_per_s=rate, heavy=random.random() < 0.4)
+        )
         own = [p("base", mib=base), p("metrics", floats=10), *others] + ([] if neighbour else [leak])
         return host(
             name, limit, *own, neighbour=(leak,) if neighbour else (), seconds=1.5 * life_s, step_s=step_s,
@@ -120,9 +136,23 @@ def _life_s(random: Random, half: Half) -> float:
 def splintered(name: str, random: Random, _: Half) -> Scenario:
     """Ever larger buffers, with something kept between them: every hole is too small."""
     room, every = random.uniform(90, 180), random.randrange(10, 45)
-    part = p("splinters", mib=random.uniform(11, 15), growth=random.uniform(0.02, 0.05), every=every, keep_mib=random.uniform(1.02, 1.3))
+    part = p(
+        "splinters",
+        mib=random.uniform(11, 15),
+        growth=random.uniform(0.02, 0.05),
+        every=every,
+        keep_mib=random.uniform(1.02, 1.3),
+    )
     lengths = random.choice(("fixed", "random"))
-    return device(name, round(room), part, high=random.choice((48, 64)), lengths=lengths, seconds=240, epoch_steps=random.choice((120, 200, 300)))
+    return device(
+        name,
+        round(room),
+        part,
+        high=random.choice((48, 64)),
+        lengths=lengths,
+        seconds=240,
+        epoch_steps=random.choice((120, 200, 300)),
+    )
 
 
 EVALUATED = (("evaluation", {"examples": 12, "length": 48, "every": 60}),)

@@ -7,7 +7,11 @@ from benchmarks.corpus import drawn, drawn_again, scenarios, soak
 from benchmarks.corpus.scenarios import Scenario
 
 HALVES: dict[Half, tuple[Scenario, ...]] = {
-    "tuning": (*scenarios.HEALTHY, *scenarios.DYING, *drawn_again.scenarios(drawn_again.HEALTHY | drawn_again.DYING, "tuning")),
+    "tuning": (
+        *scenarios.HEALTHY,
+        *scenarios.DYING,
+        *drawn_again.scenarios(drawn_again.HEALTHY | drawn_again.DYING, "tuning"),
+    ),
     "scoring": (
         *drawn.scenarios(drawn.HEALTHY | drawn.LONG | drawn.DYING),
         *soak.SOAK,

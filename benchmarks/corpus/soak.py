@@ -69,7 +69,9 @@ def flat(run: Run) -> Scenario:
 
 def warm_up(run: Run) -> Scenario:
     """Ever slower growth."""
-    return run.on_host(p("warm_up", mib=run.share(0.2, 0.55), tau_s=run.span(30, 500)), p("walk", mib=run.share(0.01, 0.05)))
+    return run.on_host(
+        p("warm_up", mib=run.share(0.2, 0.55), tau_s=run.span(30, 500)), p("walk", mib=run.share(0.01, 0.05))
+    )
 
 
 def cached(run: Run) -> Scenario:
@@ -84,20 +86,31 @@ def cached_shuffled(run: Run) -> Scenario:
 
 def _cached(run: Run, *, shuffled: bool) -> Scenario:
     epoch_s, per_step = run.span(240, 2400), run.random.choice((2, 3, 4))
-    cache = p("cache", mib=run.share(0.15, 0.6), entries=round(epoch_s / run.step_s) * per_step, per_step=per_step, shuffled=shuffled)
+    cache = p(
+        "cache",
+        mib=run.share(0.15, 0.6),
+        entries=round(epoch_s / run.step_s) * per_step,
+        per_step=per_step,
+        shuffled=shuffled,
+    )
     return run.on_host(cache, epoch_s=epoch_s)
 
 
 def saw(run: Run) -> Scenario:
     """Garbage that is collected now and then."""
     every_s = run.span(30, 600)
-    return run.on_host(p("cycles", mib_per_s=run.share(0.05, 0.4) / every_s, every_s=every_s), p("walk", mib=run.share(0.01, 0.05)))
+    return run.on_host(
+        p("cycles", mib_per_s=run.share(0.05, 0.4) / every_s, every_s=every_s), p("walk", mib=run.share(0.01, 0.05))
+    )
 
 
 def evaluations(run: Run) -> Scenario:
     """What needs much for a while."""
     every_s = run.span(60, 500)
-    return run.on_host(p("spikes", mib=run.share(0.2, 0.55), every_s=every_s, for_s=0.02 * every_s), p("walk", mib=run.share(0.01, 0.05)))
+    return run.on_host(
+        p("spikes", mib=run.share(0.2, 0.55), every_s=every_s, for_s=0.02 * every_s),
+        p("walk", mib=run.share(0.01, 0.05)),
+    )
 
 
 def checkpoints(run: Run) -> Scenario:
@@ -109,7 +122,10 @@ def checkpoints(run: Run) -> Scenario:
 
 def prefetch(run: Run) -> Scenario:
     """Loader processes."""
-    return run.on_host(p("prefetch", workers=2, mib=run.share(0.005, 0.02)), p("spikes", mib=run.share(0.1, 0.3), every_s=run.span(60, 400)))
+    return run.on_host(
+        p("prefetch", workers=2, mib=run.share(0.005, 0.02)),
+        p("spikes", mib=run.share(0.1, 0.3), every_s=run.span(60, 400)),
+    )
 
 
 def lengths(run: Run) -> Scenario:
@@ -150,25 +166,39 @@ def neighbour_bursts(run: Run) -> Scenario:
 
 def device_lengths(run: Run) -> Scenario:
     """Random lengths and evaluations."""
-    return run.on_device(p("evaluation", examples=24, length=96, every=run.random.randrange(60, 400)), room=run.random.uniform(50, 110), lengths="random")
+    return run.on_device(
+        p("evaluation", examples=24, length=96, every=run.random.randrange(60, 400)),
+        room=run.random.uniform(50, 110),
+        lengths="random",
+    )
 
 
 def device_sorted(run: Run) -> Scenario:
     """Sorted lengths, and garbage."""
     epoch = run.random.randrange(90, 500)
-    return run.on_device(p("cycles", mib=0.3, every=run.random.randrange(40, 120)), room=run.random.uniform(60, 120), lengths="sorted", epoch=epoch, epoch_s=epoch * run.step_s)
+    return run.on_device(
+        p("cycles", mib=0.3, every=run.random.randrange(40, 120)),
+        room=run.random.uniform(60, 120),
+        lengths="sorted",
+        epoch=epoch,
+        epoch_s=epoch * run.step_s,
+    )
 
 
 def device_untold(run: Run) -> Scenario:
     """Lengths that nobody tells of, and a second set of weights for every save."""
-    return run.on_device(p("copies", every=run.random.randrange(60, 300)), room=run.random.uniform(50, 110), lengths="random", told=False)
+    return run.on_device(
+        p("copies", every=run.random.randrange(60, 300)), room=run.random.uniform(50, 110), lengths="random", told=False
+    )
 
 
 def device_cache(run: Run) -> Scenario:
     """Features kept in the first epoch."""
     room, epoch_s = run.random.uniform(60, 120), run.span(300, 2000)
     entries = 3 * round(epoch_s / run.step_s)
-    return run.on_device(p("cache", mib=room * run.random.uniform(0.15, 0.5), entries=entries, per_step=3), room=room, epoch_s=epoch_s)
+    return run.on_device(
+        p("cache", mib=room * run.random.uniform(0.15, 0.5), entries=entries, per_step=3), room=room, epoch_s=epoch_s
+    )
 
 
 def device_graphs_stop(run: Run) -> Scenario:
@@ -182,32 +212,47 @@ def device_neighbour(run: Run) -> Scenario:
     """Another process on the device comes and goes; a moving average of the weights begins."""
     room = run.random.uniform(60, 120)
     average = p("copies", every=0, keep=True, at=run.random.randrange(100, 900))
-    return run.on_device(p("neighbour", mib_per_step=0, walk_mib=room * run.random.uniform(0.2, 0.4)), average, room=room)
+    return run.on_device(
+        p("neighbour", mib_per_step=0, walk_mib=room * run.random.uniform(0.2, 0.4)), average, room=room
+    )
 
 
 def device_moves_in(run: Run) -> Scenario:
     """Another process takes its part of the device and keeps it."""
     room, begin = run.random.uniform(60, 120), run.random.randrange(200, 900)
     took = run.random.randrange(10, 90)
-    return run.on_device(p("neighbour", mib_per_step=room * run.random.uniform(0.15, 0.4) / took, begin=begin, until=begin + took), room=room)
+    return run.on_device(
+        p("neighbour", mib_per_step=room * run.random.uniform(0.15, 0.4) / took, begin=begin, until=begin + took),
+        room=room,
+    )
 
 
 def device_validation_kept(run: Run) -> Scenario:
     """The validation features of the first few epochs are kept."""
     room, every, most = run.random.uniform(60, 120), run.random.randrange(60, 250), run.random.randrange(2, 6)
-    return run.on_device(p("epochs", mib=room * run.random.uniform(0.1, 0.35) / most, every=every, most=most), room=room, epoch_s=every * run.step_s)
+    return run.on_device(
+        p("epochs", mib=room * run.random.uniform(0.1, 0.35) / most, every=every, most=most),
+        room=room,
+        epoch_s=every * run.step_s,
+    )
 
 
 def device_splinters_stop(run: Run) -> Scenario:
     """Fragments pile up for a while."""
     room = run.random.uniform(90, 140)
-    return run.on_device(p("splinters", mib=6, growth=0.02, every=run.random.randrange(7, 40), most=run.random.randrange(15, 40)), room=room, lengths="fixed")
+    return run.on_device(
+        p("splinters", mib=6, growth=0.02, every=run.random.randrange(7, 40), most=run.random.randrange(15, 40)),
+        room=room,
+        lengths="fixed",
+    )
 
 
 def device_outlier_fits(run: Run) -> Scenario:
     """One example far longer than the rest, that fits."""
     step, length = run.random.randrange(300, 2000), run.random.randrange(250, 420)
-    return run.on_device(room=run.random.uniform(1.12, 1.5) * need_mib(8, length), lengths="random", outlier=(step, length))
+    return run.on_device(
+        room=run.random.uniform(1.12, 1.5) * need_mib(8, length), lengths="random", outlier=(step, length)
+    )
 
 
 KINDS: tuple[tuple[Callable[[Run], Scenario], int], ...] = (
@@ -219,5 +264,7 @@ KINDS: tuple[tuple[Callable[[Run], Scenario], int], ...] = (
 """How many of each."""
 
 SOAK = tuple(
-    kind(Run(f"soak-{kind.__name__.replace('_', '-')}-{number}")) for kind, count in KINDS for number in range(1, count + 1)
+    kind(Run(f"soak-{kind.__name__.replace('_', '-')}-{number}"))
+    for kind, count in KINDS
+    for number in range(1, count + 1)
 )

@@ -185,7 +185,9 @@ class _Fit:
 
     def is_below(self, rows: Sequence[Features], peaks: Sequence[float]) -> bool:
         """Whether it needs no more than these loads did: the largest of several sums is at least as large as each of them."""
-        over = sum(self.predict(row) > peak + max(self.error, SLACK * peak) for row, peak in zip(rows, peaks, strict=True))
+        over = sum(
+            self.predict(row) > peak + max(self.error, SLACK * peak) for row, peak in zip(rows, peaks, strict=True)
+        )
         return over <= OVER * len(rows)
 
 
@@ -209,7 +211,9 @@ def _fit(rows: Sequence[Features], peaks: Sequence[float], form: tuple[int, ...]
         found = solve(matrix, [sum(map(mul, one, peaks)) for one in trusted])
         if found is None or min(found) < 0:
             return None
-        predicted = map(sum, zip(*([value * x for x in column] for value, column in zip(found, columns, strict=True)), strict=True))
+        predicted = map(
+            sum, zip(*([value * x for x in column] for value, column in zip(found, columns, strict=True)), strict=True)
+        )
         misses = [abs(peak - guess) for peak, guess in zip(peaks, predicted, strict=True)]
         typical = HUBER * (sorted(misses)[len(misses) // 2] or 1.0)
         trust = [min(1.0, typical / miss) if miss else 1.0 for miss in misses]

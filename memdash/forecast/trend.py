@@ -197,7 +197,9 @@ def _growth(buckets: list[_Bucket], floor: list[float], *, over_steps: bool) -> 
     xs = [bucket.step if over_steps else bucket.time_s for bucket in buckets]
     line = theil_sen(xs, floor)
     lows = [bucket.low for bucket in buckets]
-    if line.slope_low <= 0 or not (climbs(floor) or surely_rise(xs, lows, line)):  # an envelope rises where there is but noise
+    if line.slope_low <= 0 or not (
+        climbs(floor) or surely_rise(xs, lows, line)
+    ):  # an envelope rises where there is but noise
         return None
     span_s, steps = buckets[-1].time_s - buckets[0].time_s, buckets[-1].step - buckets[0].step
     spike, every = _spikes(buckets, floor, xs, line)

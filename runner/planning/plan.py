@@ -22,7 +22,9 @@ from runner.tasks.selection import pads
 if TYPE_CHECKING:
     from torch import nn
 
-QUICK_S = 2.0  # of CPU for the config's own traces: a model that is as quick has its variants traced without being asked
+QUICK_S = (
+    2.0  # of CPU for the config's own traces: a model that is as quick has its variants traced without being asked
+)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,12 @@ _OPINIONS_OF = {
 """Besides those above, for quality and manners."""
 _VALENCE = {"positive": (6.0, 8.9), "negative": (1.3, 4.0), "neutral": (4.6, 5.4)}
 _AROUSAL = {"positive": (5.2, 8.4), "negative": (5.0, 8.2), "neutral": (3.6, 5.2)}
-_CLAUSES = ("the {aspect} was {opinion}", "{opinion} {aspect}", "we found the {aspect} {opinion}", "their {aspect} is {opinion}")
+_CLAUSES = (
+    "the {aspect} was {opinion}",
+    "{opinion} {aspect}",
+    "we found the {aspect} {opinion}",
+    "their {aspect} is {opinion}",
+)
 _JOINTS = ("and", "but", "while", "plus", "also")
 _FILLERS = (
     ("indeed", "honestly", "overall"),
@@ -92,7 +97,10 @@ _FILLERS = (
     ("it was our first visit here", "we had walked past it before"),
     ("we were seated near the old window", "we had heard about it from colleagues"),
     ("nobody had warned us about the long line", "it took us half an hour to arrive"),
-    ("we will probably return with some friends next month", "my parents celebrated their birthdays there with all friends"),
+    (
+        "we will probably return with some friends next month",
+        "my parents celebrated their birthdays there with all friends",
+    ),
 )
 """Of one word, of two, and so on: any number of words can be made of them."""
 
@@ -148,7 +156,9 @@ def _counts(chance: _Chance) -> list[int]:
 
 def _labels(chance: _Chance) -> list[_Label]:
     """One for each quadruple; categories and sentiments are dealt independently."""
-    dealt = [chance.shuffled([n for n, count in table.items() for _ in range(count)]) for table in (CATEGORIES, SENTIMENTS)]
+    dealt = [
+        chance.shuffled([n for n, count in table.items() for _ in range(count)]) for table in (CATEGORIES, SENTIMENTS)
+    ]
     return [_Label(category, sentiment) for category, sentiment in zip(*dealt, strict=True)]
 
 
@@ -195,7 +205,9 @@ def _review(labels: list[_Label], num_words: int, chance: _Chance) -> dict[str, 
     clauses = [_CLAUSES[1].format(aspect=q["Aspect"], opinion=q["Opinion"]) for q in quadruples]
     spare = num_words - len(" ".join(clauses).split()) - (len(clauses) - 1)
     for place in range(len(clauses)):  # longer clauses as long as there is room for them
-        clause = chance.one_of(_CLAUSES).format(aspect=quadruples[place]["Aspect"], opinion=quadruples[place]["Opinion"])
+        clause = chance.one_of(_CLAUSES).format(
+            aspect=quadruples[place]["Aspect"], opinion=quadruples[place]["Opinion"]
+        )
         more = len(clause.split()) - len(clauses[place].split())
         if more <= spare:
             clauses[place], spare = clause, spare - more

@@ -64,7 +64,9 @@ def _share(count: int, ratio: float, seed: int, part: Part) -> list[int]:
 
 def _truncate(task: Task, length: int) -> None:
     if not hasattr(task, "truncate"):
-        hint = 'outliers = "isolate" or "drop" work with any task; or give it a `truncate`: see runner/tasks/protocol.py'
+        hint = (
+            'outliers = "isolate" or "drop" work with any task; or give it a `truncate`: see runner/tasks/protocol.py'
+        )
         raise UsageError(f'data.outliers = "truncate": the task {task.name} cannot cut its examples', hint=hint)
     cast("TruncatingTask", task).truncate(length)
 
@@ -83,7 +85,10 @@ def _about_outliers(lengths: Sequence[int], used: list[int], longer: list[int], 
     if deed == "isolate":
         return text + "each is trained in a slice of its own, none is lost"
     done = f"each is cut to {limit}" if deed == "truncate" else "they are dropped"
-    return text + f"{done}, and {lost} of {total} ({lost / total:.1%}) of all length with {'that' if deed == 'truncate' else 'them'}"
+    return (
+        text
+        + f"{done}, and {lost} of {total} ({lost / total:.1%}) of all length with {'that' if deed == 'truncate' else 'them'}"
+    )
 
 
 class Selection:
