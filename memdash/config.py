@@ -107,6 +107,8 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """`fused` needs no memory for an update, `for-loop` that of one weight, `foreach` that of all. `auto` = the least."""
     momentum: float = 0.0
     """Of `sgd`."""
+    optimizer_in_backward: bool = False
+    """Update each weight as soon as its gradient is there and free that: needs the whole group in one slice, no clipping."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

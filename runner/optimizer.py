@@ -152,11 +152,15 @@ def commit(
     norm = nn.utils.get_total_norm(gradients)
     if max_grad_norm:
         nn.utils.clip_grads_with_norm_(_parameters(optimizer), max_grad_norm, norm)
-    # A fused update takes no device memory; the scalars it makes on the way are the CPU's.
-    fused = all(group.get("fused") for group in optimizer.param_groups)
-    with host() if fused else contextlib.nullcontext():
+    with scratch(optimizer, host):
         updated = precision.step(optimizer)
     return Commit(float(norm), updated)
+
+
+def scratch(optimizer: Optimizer, host: HostScope) -> contextlib.AbstractContextManager[None]:
+    """The scope of an update: a fused one takes no device memory, the scalars it makes on the way are the CPU's."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return host() if fused else contextlib.nullcontext()
 
 
 class Versions:
