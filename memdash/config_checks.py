@@ -94,6 +94,8 @@ def _check_strategies(config: RunConfig, fail: Fail) -> None:
         fail("train.momentum", train.momentum, f"{train.optimizer} has none", 'only optimizer = "sgd" has')
     if train.optimizer == "adafactor" and train.optimizer_impl == "fused":
         fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
+    if train.optimizer == "adamw8bit" and train.optimizer_impl != "auto":
+        fail("train.optimizer_impl", train.optimizer_impl, "adamw8bit has one implementation", "leave it at `auto`")
     if train.optimizer_in_backward:
         _check_in_backward(config, fail)
     if config.model.trained_layers and config.model.freeze == "none":

@@ -11,11 +11,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from memdash import wire
 from memdash.config import TrainSection
 from memdash.config_file import parse_config
 from memdash.errors import ConfigError, UsageError
-from memdash.supervisor.policy import GiveUp, after_failure
 from runner.in_backward import InBackward
 from runner.launch import prepare
 from runner.oom import OutOfMemoryStop
@@ -175,16 +173,6 @@ def test_a_resume_does_not_take_over_a_smaller_split(toy_run: Make) -> None:
     loop.run()
     again = prepared(toy_run("again", train={**train, **IN}), Meddling(), str(next(run_dir.glob("checkpoints/*-full"))))
     assert again._step.split.micro_batch == 8
-
-
-def test_a_restart_that_would_cut_it_is_not_made() -> None:
-    state = wire.RunState(
-        run_id="r", name="r", status="oom", status_reason="no memory", step=9, start_step=0, global_batch=8,
-        micro_batch=8, capabilities={"SetBatchSplit": "it trains a step in one slice"},
-    )  # fmt: skip
-    decision = after_failure(state, restarts=0, allowed=3)
-    assert isinstance(decision, GiveUp)
-    assert "cannot be cut smaller: it trains a step in one slice" in decision.why
 
 
 class TwoParts(nn.Module):
