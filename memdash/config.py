@@ -119,12 +119,14 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """Peak learning rate."""
     weight_decay: float = 0.01
     """Decoupled from the gradient (with `sgd`: added to it); not applied to biases and norms."""
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    """Bytes of state per fp32 parameter: `adamw` 8, `sgd` 0 (4 with momentum), `adafactor` next to none."""
+    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor"] = "adamw"
+    """Bytes of state a parameter: `adamw` 8, `adamw8bit` 2 (by bitsandbytes), `sgd` 0 (4 with momentum), `adafactor` ~0."""
     optimizer_impl: Literal["auto", "fused", "foreach", "for-loop"] = "auto"
     """`fused` needs no memory for an update, `for-loop` that of one weight, `foreach` that of all. `auto` = the least."""
     momentum: float = 0.0
     """Of `sgd`."""
+    optimizer_in_backward: bool = False
+    """Update each weight as soon as its gradient is there and free that: needs the whole group in one slice, no clipping."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -167,6 +169,8 @@ class MemorySection(Section, frozen=True, kw_only=True):
     """Read the kernel's high-water marks, so that a spike between two samples shows; this resets `ru_maxrss`."""
     empty_cache_every: int = 0
     """Steps between two collections of garbage that also give the device's cache back; slow when often. 0 = never."""
+    malloc: Literal["default", "return"] = "default"
+    """`return` = glibc gives a freed tensor's host memory back at once: a lower, truer peak, more time in the kernel."""
     record_history: bool = False
     """Let torch note who allocates what on a CUDA device, for memory snapshots; costs host memory and a little speed."""
 

@@ -102,6 +102,10 @@ def _check_strategies(config: RunConfig, fail: Fail) -> None:
         fail("train.momentum", train.momentum, f"{train.optimizer} has none", 'only optimizer = "sgd" has')
     if train.optimizer == "adafactor" and train.optimizer_impl == "fused":
         fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
+    if train.optimizer == "adamw8bit" and train.optimizer_impl != "auto":
+        fail("train.optimizer_impl", train.optimizer_impl, "adamw8bit has one implementation", "leave it at `auto`")
+    if train.optimizer_in_backward:
+        _check_in_backward(config, fail)
     if config.model.trained_layers and config.model.freeze == "none":
         fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
 
@@ -123,6 +127,27 @@ def _check_model(config: RunConfig, fail: Fail) -> None:
             fail(
                 "model.head_dropout", model.head_dropout, "the architecture's own head is used", "set model.head_hidden"
             )
+
+
+def _check_in_backward(config: RunConfig, fail: Fail) -> None:
+    """An update that comes with the gradient cannot wait for what is only known after it."""
+    key, train, data = "train.optimizer_in_backward", config.train, config.data
+    if config.micro_batch != train.global_batch:
+        why = (
+            f"each slice would update the weights, and train.micro_batch = {train.micro_batch} cuts a step into several"
+        )
+        fail(key, True, why, f"set train.micro_batch = 0, or accumulate: {key} = false")
+    if train.max_grad_norm:
+        why = "gradients are gone before the norm over all of them is known, so nothing can be clipped by it"
+        fail(key, True, why, "set train.max_grad_norm = 0")
+    if train.precision == "fp16":
+        why = "fp16 must see all gradients before it knows whether one has overflowed"
+        fail(key, True, why, 'set train.precision = "bf16" or "fp32"')
+    if data.outlier_length and data.outliers == "isolate":
+        why = 'data.outliers = "isolate" cuts a step with a long example into several slices'
+        fail(key, True, why, 'set data.outliers = "drop", or data.outlier_length = 0')
+    if data.padding == "sequential":
+        fail(key, True, 'data.padding = "sequential" takes one item at a time', 'set data.padding = "flat"')
 
 
 def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> None:

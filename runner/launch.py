@@ -23,6 +23,7 @@ from runner.device import Device, open_device
 from runner.disk_budget import DiskBudget
 from runner.evaluation import Evaluation
 from runner.growth import Growth
+from runner.in_backward import InBackward
 from runner.loading import open_loading
 from runner.loop import Loop
 from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
@@ -122,7 +123,9 @@ def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -
         )
         room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
         raise OutOfMemoryStop(f"the model does not fit the device{room}: {need}", state_is_whole=False)
-    return TrainingState(model, optimizer, Progress(), device, Precision(spec.config.train.precision, device))
+    train = spec.config.train
+    in_backward = InBackward.of(optimizer, train, device.host)
+    return TrainingState(model, optimizer, Progress(), device, Precision(train.precision, device), in_backward)
 
 
 def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
@@ -194,7 +197,8 @@ def _restore(
     session.notice(text)
     say(text)
     # The split that the run had, unless the config was changed since: then that is what someone wants.
-    if facts["configured_micro_batch"] == saved.get("configured_micro_batch") and "global_batch" not in changed:
+    as_configured = facts["configured_micro_batch"] == saved.get("configured_micro_batch")
+    if as_configured and "global_batch" not in changed and state.in_backward is None:
         step.split = step.split.with_micro_batch(saved["micro_batch"])
         step.growth.load(saved["growth"])
 

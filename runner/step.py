@@ -18,6 +18,7 @@ from memdash.batching import BatchSplit, next_smaller
 from memdash.errors import UsageError
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
+from runner.in_backward import WHOLE_ONLY
 from runner.loading import InTurn, Loading
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
@@ -80,7 +81,9 @@ class GroupStep:
         self._thrashing = Thrashing()
 
     def ask(self, micro_batch: int) -> None:
-        """Cut the groups to come as a person wants it; what memory taught about other sizes is forgotten."""
+        """Cut the groups to come as wanted; what memory taught about other sizes is forgotten. Raises UsageError."""
+        if self.why_whole and micro_batch != self.split.group:
+            raise UsageError(f"micro-batch {micro_batch}: {self.why_whole}", hint="set it to false to cut the group")
         self.split = self.split.with_micro_batch(micro_batch)
         self.growth = Growth.start(self.split.group, micro_batch, self.growth.after)
 
@@ -92,6 +95,11 @@ class GroupStep:
         if micro_batch < 1:
             raise UsageError(f"a micro-batch of {micro_batch} is none")
         self._caps[step] = micro_batch
+
+    @property
+    def why_whole(self) -> str:
+        """Why no group is ever cut, in words for a person; empty where they may be."""
+        return WHOLE_ONLY if self._state.in_backward else ""
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -120,6 +128,11 @@ class GroupStep:
         self._longest = max(self._lengths[index] for index in indices)
         self._recovered = tried_commit = False
         self._choose(len(indices))
+        if self._state.in_backward:
+            self._state.in_backward.begin(learning_rate)
+            loss, num_items = self._accumulate(indices, epoch, groups_after)
+            self._learn(len(indices), updated=True)
+            return StepResult(loss, self._state.in_backward.grad_norm(), num_items, self.tells(indices)[0])
         while True:
             loss, num_items = self._accumulate(indices, epoch, groups_after)
             versions = Versions(self._state.optimizer)
@@ -173,7 +186,7 @@ class GroupStep:
     def _shrink_before_oom(self) -> None:
         """The cache was emptied in group after group, which is slow, and the next step may not fit at all."""
         smaller = next_smaller(self.split.group, self.split.micro_batch)
-        if smaller is not None:
+        if smaller is not None and not self.why_whole:
             self.growth.failed(self.split.micro_batch, self._longest, smaller)
             self._resplit(smaller, "the device's cache had to be emptied in each of the last steps to make room")
 
@@ -221,6 +234,8 @@ class GroupStep:
         total: Tensor | None = None
         for request, batch in zip(requests, batches, strict=True):
             self._at = request.indices
+            if self._state.in_backward:
+                self._state.in_backward.begin_slice()
             with self._state.precision.autocast():
                 loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
             self._state.precision.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -230,18 +245,25 @@ class GroupStep:
 
     def _shrink(self, failure: OutOfMemory) -> None:
         """Rewind, then choose the split to try next; reported either way. Raises OutOfMemoryStop."""
+        if self._state.in_backward and self._state.in_backward.has_written():
+            self._report(failure, "optimizer step", None)
+            self._rewind()
+            raise _torn(failure)
         micro_batch = self.split.micro_batch
         tried_again = self._same_size[micro_batch] >= MAX_SAME_SIZE
         chosen = next_micro_batch(failure, self.split.group, micro_batch, tried_again=tried_again)
         was_a_try = micro_batch > self.growth.settled
         if was_a_try:
             chosen = self.growth.settled
+        if self.why_whole and chosen != micro_batch:
+            chosen = None
         if failure.poisoned or self.num_recoveries >= MAX_RECOVERIES:
             chosen = None
         self._report(failure, "forward/backward", chosen)
         self._rewind()
         if chosen is None:
-            raise OutOfMemoryStop(self._why_no_further(failure), state_is_whole=True)
+            hint = "train.optimizer_in_backward = false lets the group be cut" if self.why_whole else ""
+            raise OutOfMemoryStop(self._why_no_further(failure), state_is_whole=True, hint=hint)
         if chosen == micro_batch:
             self._same_size[micro_batch] += 1
         else:
@@ -261,6 +283,9 @@ class GroupStep:
         held = f" with {format_bytes(failure.memory.allocated_bytes)} allocated" if failure.memory else ""
         capacity = self._state.device.capacity_bytes
         room = f" of a device of {format_bytes(capacity)}" if capacity else ""
+        if self.why_whole:
+            count = f"the {len(self._at)} examples of a step, the longest of length {self._longest}, do not fit at once"
+            return f"{count}{asked}{held}{room}"
         alone = f"one item of example {index}" if self._slicing.padding == "sequential" else f"example {index} alone"
         return f"{alone}, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
 
@@ -272,9 +297,7 @@ class GroupStep:
         self._report(failure, "optimizer step", self.split.micro_batch if again else None)
         self._rewind()
         if torn:
-            why = "out of memory in the middle of an optimizer step: some parameters are updated and others are not"
-            hint = "resume from the last full checkpoint"
-            raise OutOfMemoryStop(f"{why} ({failure.message})", state_is_whole=False, hint=hint)
+            raise _torn(failure)
         if not again:
             raise OutOfMemoryStop(f"no memory for the optimizer step: {failure.message}", state_is_whole=True)
         self._recovered = True
@@ -299,3 +322,9 @@ class GroupStep:
             requested_bytes=failure.requested_bytes,
             memory=failure.memory,
         )
+
+
+def _torn(failure: OutOfMemory) -> OutOfMemoryStop:
+    why = "out of memory in the middle of an optimizer step: some parameters are updated and others are not"
+    hint = "resume from the last full checkpoint"
+    return OutOfMemoryStop(f"{why} ({failure.message})", state_is_whole=False, hint=hint)
