@@ -12,7 +12,7 @@ import torch
 from memdash.agent.session import Session
 from runner.oom import OutOfMemory, attempt, note_memory
 from runner.randomness import RngState
-from runner.slicing import Slicing
+from runner.slicing import Slicing, make
 from runner.tasks.protocol import Task, finish_metrics
 from runner.training_state import TrainingState
 
@@ -74,7 +74,9 @@ class Evaluation:
     def _one(self, indices: Sequence[int]) -> tuple[dict[str, float], int]:
         sums: dict[str, float] = defaultdict(float)
         with self._state.device.host():
-            batches = list(self._slicing.batches(self._task, "validation", indices, 0))
+            lengths = self._task.validation_lengths
+            requests = self._slicing.requests(indices, 0, lengths=lengths)
+            batches = [make(self._task, "validation", request) for request in requests]
             num_items = sum(map(self._task.count_items, batches))
         for batch in batches:
             with self._state.precision.autocast():

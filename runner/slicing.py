@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from memdash.batching import slices
 from memdash.config import DataSection
@@ -16,6 +16,24 @@ from runner.tasks.selection import has_items, pads
 Padding = Literal["batch", "group", "global", "bucket", "flat", "sequential"]
 OF_ITEMS = ("flat", "sequential")
 """What only examples of several items can be: laid out without padding, together or one at a time."""
+
+
+class Request(NamedTuple):
+    """What goes through the model at once."""
+
+    indices: tuple[int, ...]
+    """Its examples."""
+    epoch: int
+    pad_to: int = 0
+    items: tuple[tuple[int, int], ...] = ()
+    """(example, place) of each, where they are laid out without padding."""
+
+
+def make(task: Task, part: Part, request: Request) -> Batch:
+    """Its tensors, on the CPU."""
+    if request.items:
+        return cast("ItemTask", task).collate_items(part, request.items, request.epoch)
+    return collate(task, part, request.indices, request.epoch, request.pad_to)
 
 
 @dataclass(frozen=True)
@@ -54,15 +72,17 @@ class Slicing:
             return self._longest_of_all
         return self._longest(indices) if self.padding == "group" else 0
 
-    def batches(self, task: Task, part: Part, indices: Sequence[int], epoch: int, pad_to: int = 0) -> Iterator[Batch]:
-        """What goes through the model for one slice: one batch, or one for each item where they come one at a time."""
+    def requests(
+        self, indices: Sequence[int], epoch: int, pad_to: int = 0, lengths: Sequence[int] | None = None
+    ) -> list[Request]:
+        """What goes through the model for one slice: all at once, or an item at a time. `lengths` of another part than training."""
         if self.padding not in OF_ITEMS:
-            yield collate(task, part, indices, epoch, pad_to)
-            return
-        lengths = task.train_lengths if part == "train" else task.validation_lengths
-        items = [(index, place) for index in indices for place in range(lengths[index])]
-        for batch in [items] if self.padding == "flat" else [[item] for item in items]:
-            yield cast("ItemTask", task).collate_items(part, batch, epoch)
+            return [Request(tuple(indices), epoch, pad_to)]
+        numbers = self.lengths if lengths is None else lengths
+        items = [(index, place) for index in indices for place in range(numbers[index])]
+        if self.padding == "flat":
+            return [Request(tuple(indices), epoch, items=tuple(items))]
+        return [Request((index,), epoch, items=((index, place),)) for index, place in items]
 
     def loads(self, indices: Sequence[int], pad_to: int = 0) -> list[tuple[int, int]]:
         """(examples, length) of each of these batches, in an estimate's terms: a number of items is as many examples of one."""

@@ -55,6 +55,13 @@ class Task(Protocol):
         """Add what a checkpoint needs besides the weights, such as a tokenizer. May do nothing."""
 
 
+class FileTask(Task, Protocol):
+    """A task that can say where in its file each training example is."""
+
+    train_lines: Sequence[int]
+    """0 where one has no line."""
+
+
 class PaddingTask(Task, Protocol):
     """A task whose slices may be padded further than to their longest example."""
 

@@ -52,6 +52,13 @@ def has_items(task: Task) -> bool:
     return hasattr(_whole(task), "collate_items")
 
 
+def cannot(task: Task) -> set[str]:
+    """The values of `data.padding` and `data.outliers` that it does not do."""
+    members = {"collate_items": ("flat", "sequential"), "truncate": ("truncate",)}
+    lacks = {value for member, values in members.items() if not hasattr(_whole(task), member) for value in values}
+    return lacks if pads(task) else lacks | {"group", "global"}
+
+
 def _whole(task: Task) -> Task:
     return task.task if isinstance(task, Selection) else task
 

@@ -23,6 +23,8 @@ class Row:
 
     text: str
     label: str = ""
+    line: int = 0
+    """Of the file, where it ends; 0 = it has none."""
 
 
 def read_rows(spec: Spec, *, labels: bool) -> list[Row]:
@@ -98,6 +100,6 @@ def _choose(records: Iterator[tuple[int, dict[str, Any]]], spec: Spec, path: Pat
         label = str(record[data.label_column]) if labels else ""
         if labels and not label.strip():
             raise UsageError(f"{path}:{number}: the label in column {data.label_column!r} is empty")
-        yield Row(str(record[data.text_column]), label)
+        yield Row(str(record[data.text_column]), label, number)
     if empty:
         raise UsageError(f"{path}: no rows" + (f" where {data.where}" if data.where else ""))

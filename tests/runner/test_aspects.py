@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +22,11 @@ from memdash.errors import ConfigError, UsageError
 from runner.groups import Groups
 from runner.lookahead import Lookahead
 from runner.optimizer import Plan
-from runner.planning.paddings import Sampler, compare, policies
-from runner.planning.plan import Planner, Room
+from runner.planning.configuration import Configuration
+from runner.planning.padding import ways
+from runner.planning.plan import Planner
+from runner.planning.room import Room
+from runner.planning.statistics import LengthStatistics
 from runner.slicing import Slicing
 from runner.spec import Spec
 from runner.tasks.aspects_model import PASSES
@@ -280,10 +285,10 @@ def test_the_plan_says_what_each_padding_then_takes(
     plan = Planner(task, task.build_model(), config, Room(1 << 34)).plan()
     assert plan["data"]["passes"] == list(PASSES)
     (row,) = (row for row in plan["rows"] if row["micro_batch"] == 8)
-    found = {outcome["policy"]["padding"]: outcome for outcome in plan["paddings"] if not outcome["policy"]["outliers"]}
-    assert row["worst_bytes"] == found["flat"]["worst_bytes"]
+    found = {way["name"]: way["worst_bytes"] for way in plan["data"]["ways"]}
+    assert row["worst_bytes"] == row["peak_bytes"]["longest"] == found["flat"]
     for padding, trial in trials.items():
-        assert found[padding]["worst_bytes"] == pytest.approx(max(trial.session.peaks), rel=0.005), padding
+        assert found[padding] == pytest.approx(max(trial.session.peaks), rel=0.005), padding
 
 
 def test_an_outlier_that_does_not_fit_padded_is_trained_all_the_same(tmp_path: Path, data: dict[str, Any]) -> None:
@@ -344,34 +349,38 @@ def test_the_look_ahead_says_what_the_steps_then_report(tmp_path: Path, data: di
     assert max(said[1][0]) > max(longest)
 
 
-def test_the_comparison_looks_through_the_whole_run() -> None:
+def test_each_way_is_looked_at_in_the_slices_that_it_would_make() -> None:
+    """With memory that is nothing but rows: batch times length."""
     lengths = [1] * 63 + [20]
-    sampler = Sampler(lengths, 8, 0, 16)
-    outcomes = compare(
-        policies(has_items=True, usual=1, longest=20),
-        sampler,
-        8,
-        lambda phase, batch, length: 0 if phase == "commit" else batch * length,
-        100,
-    )
-    found = {(o.policy.padding, o.policy.outliers): o for o in outcomes}
-    assert {key: o.worst_bytes for key, o in found.items()} == {
-        ("global", ""): 160,
-        ("group", ""): 160,
-        ("batch", ""): 160,
-        ("bucket", ""): 160,
-        ("flat", ""): 27,
-        ("sequential", ""): 1,
-        ("batch", "isolate"): 20,
-        ("batch", "truncate"): 8,
+    estimator: Any = SimpleNamespace(held=lambda phase, batch, length: 0 if phase == "commit" else batch * length)
+    config = parse_config({"train": {"global_batch": 8, "micro_batch": 8}})
+    base = Configuration(config, Slicing(lengths), Room(100), estimator)
+    statistics = LengthStatistics.of(lengths)
+    found = {way["name"]: way for way in ways(base, statistics, set())}
+    assert {name: way["worst_bytes"] for name, way in found.items()} == {
+        "batch": 160,
+        "group": 160,
+        "global": 160,
+        "bucket": 160,
+        "flat": 27,
+        "sequential": 1,
+        "isolate": 20,
+        "drop": 8,
+        "truncate": 8,
     }
-    assert found["flat", ""].cells == found["sequential", ""].cells == 1
-    assert found["global", ""].cells == pytest.approx(64 * 20 / 83)
-    over = found["batch", ""].first_over
+    assert found["flat"]["blow_up"] == found["sequential"]["blow_up"] == 1
+    assert found["global"]["blow_up"] == pytest.approx(64 * 20 / 83)
+    assert found["truncate"]["keys"] == {"data.outlier_length": 1, "data.outliers": "truncate"}
+    over = base.outlook(8).first_over
     assert over is not None
     assert (over.example, over.length, over.count) == (63, 20, 8)
-    assert all((o.first_over is None) == (o.worst_bytes <= 100) for o in outcomes)
-    assert len(list(policies(has_items=False, usual=5, longest=5))) == 4
+    flat = Configuration(config, replace(base.slicing, padding="flat"), Room(20), estimator)
+    over = flat.outlook(8).first_over
+    assert over is not None
+    assert (over.example, over.length, over.count) == (63, 20, 27)
+    without = [way["name"] for way in ways(base, statistics, {"flat", "sequential", "truncate"})]
+    assert "flat" not in without
+    assert "truncate" in without
 
 
 # ---- outliers that are cut ----
