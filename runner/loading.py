@@ -108,7 +108,10 @@ class Workers:
 
     def close(self) -> None:
         """End the workers."""
-        self._ready = None  # the iterator ends them when it is gone
+        ready, self._ready = self._ready, None
+        end = getattr(ready, "_shutdown_workers", None)  # it is called when the iterator is gone, too; but a traceback
+        if end is not None:  # may hold on to it until Python ends, where nobody waits for workers in the right order
+            end()
         for process in self._processes:
             if process.is_alive():
                 process.kill()

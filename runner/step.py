@@ -93,6 +93,10 @@ class GroupStep:
             raise UsageError(f"a micro-batch of {micro_batch} is none")
         self._caps[step] = micro_batch
 
+    def close(self) -> None:
+        """No more groups: what prepares them ends."""
+        self._loading.close()
+
     @property
     def lengths(self) -> Sequence[int]:
         """Of every training example, as forecasts are told it."""
