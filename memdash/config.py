@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-BUILT_IN_TASKS = ("language-modelling", "text-classification", "signal-to-text")
-BUILT_IN_SOURCES = ("python-docs",)
+BUILT_IN_TASKS = ("language-modelling", "text-classification", "aspects", "signal-to-text")
+BUILT_IN_SOURCES = ("python-docs", "aspects")
 BUILT_IN_SIGNALS = "signals"
+BASELINES = ("rnn", "lstm", "transformer")
 TEXT_FORMATS = ("csv", "tsv", "jsonl", "text")
 
 
@@ -34,7 +35,7 @@ class TaskSection(Section, frozen=True, kw_only=True):
     """What is trained."""
 
     name: str = "language-modelling"
-    """`language-modelling`, `text-classification`, `signal-to-text`, or your own, `module:function` beside the config."""
+    """`language-modelling`, `text-classification`, `aspects`, `signal-to-text`, or your own, `module:function` beside the config."""
     options: dict[str, Any] = {}
     """Handed to your own task as it is; with `data.source = "signals"` their `examples`, `channels`, `timesteps`."""
 
@@ -45,9 +46,13 @@ class ModelSection(Section, frozen=True, kw_only=True):
     pretrained: str = ""
     """A local directory, `package:name/directory` or hub name for `from_pretrained`; empty = random weights."""
     architecture: str = "bert"
-    """A `transformers` model type, used when `pretrained` is empty."""
+    """A `transformers` model type, or a small `rnn`, `lstm` or `transformer` to classify; unused with `pretrained`."""
     config: dict[str, Any] = {}
     """Fields of that architecture's config, such as `hidden_size = 128`; with `pretrained` they override its own."""
+    head_hidden: int = 0
+    """Width of a small head over the mean of all tokens, for classification; 0 = the architecture's own head."""
+    head_dropout: float = 0.1
+    """In that small head, and in the one of `rnn`, `lstm` and `transformer`."""
     freeze: Literal["none", "encoder"] = "none"
     """`encoder` = only the head (and a pooler) is trained: no gradients, optimizer state or activations for the rest."""
     trained_layers: int = 0
@@ -58,7 +63,7 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
-    """A file (from the config's directory, or `package:name/file`): .csv .tsv .jsonl .txt .npy; or `python-docs`, `signals`."""
+    """A file (from the config's directory, or `package:name/file`): .csv .tsv .jsonl .txt .npy; or `python-docs`, `aspects`, `signals`."""
     targets: str = ""
     """With a .npy `source`: a .txt file with a text a line for each signal, or .jsonl (`text_column`, `timesteps`)."""
     memory_map: bool = True
@@ -91,12 +96,12 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Share of the examples held out for evaluation; 0 = none."""
     subset_ratio: float = 1.0
     """Share of all examples, the held-out ones too, that the run uses, drawn by its seed."""
-    padding: Literal["batch", "group", "global", "bucket"] = "batch"
-    """Pad to the longest of a micro-batch, a step, or all; `bucket` = as `batch`, with like lengths in one step."""
+    padding: Literal["batch", "group", "global", "bucket", "flat", "sequential"] = "batch"
+    """To the longest of a micro-batch, a step, or all; `bucket` = like lengths in one step; items `flat`, or one at a time."""
     outlier_length: int = 0
     """Training examples longer than this are outliers, and the journal says how many; 0 = none are."""
-    outliers: Literal["isolate", "drop"] = "isolate"
-    """`isolate` trains each in a slice of its own, so that no other is padded to it; `drop` leaves them out."""
+    outliers: Literal["isolate", "drop", "truncate"] = "isolate"
+    """`isolate` = each in a slice of its own, so that no other is padded to it; `drop` = left out; `truncate` = cut."""
 
 
 class TrainSection(Section, frozen=True, kw_only=True):
@@ -114,12 +119,14 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """Peak learning rate."""
     weight_decay: float = 0.01
     """Decoupled from the gradient (with `sgd`: added to it); not applied to biases and norms."""
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    """Bytes of state per fp32 parameter: `adamw` 8, `sgd` 0 (4 with momentum), `adafactor` next to none."""
+    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor"] = "adamw"
+    """Bytes of state a parameter: `adamw` 8, `adamw8bit` 2 (by bitsandbytes), `sgd` 0 (4 with momentum), `adafactor` ~0."""
     optimizer_impl: Literal["auto", "fused", "foreach", "for-loop"] = "auto"
     """`fused` needs no memory for an update, `for-loop` that of one weight, `foreach` that of all. `auto` = the least."""
     momentum: float = 0.0
     """Of `sgd`."""
+    optimizer_in_backward: bool = False
+    """Update each weight as soon as its gradient is there and free that: needs the whole group in one slice, no clipping."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -162,6 +169,8 @@ class MemorySection(Section, frozen=True, kw_only=True):
     """Read the kernel's high-water marks, so that a spike between two samples shows; this resets `ru_maxrss`."""
     empty_cache_every: int = 0
     """Steps between two collections of garbage that also give the device's cache back; slow when often. 0 = never."""
+    malloc: Literal["default", "return"] = "default"
+    """`return` = glibc gives a freed tensor's host memory back at once: a lower, truer peak, more time in the kernel."""
     record_history: bool = False
     """Let torch note who allocates what on a CUDA device, for memory snapshots; costs host memory and a little speed."""
 

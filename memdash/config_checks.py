@@ -8,11 +8,13 @@ from typing import NoReturn, Protocol
 
 from memdash.batching import BatchSplit
 from memdash.config import (
+    BASELINES,
     BUILT_IN_SIGNALS,
     BUILT_IN_SOURCES,
     BUILT_IN_TASKS,
     TEXT_FORMATS,
     DataSection,
+    ModelSection,
     RunConfig,
     data_format,
     resolve_path,
@@ -41,6 +43,7 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
     }
     not_negative = {
         "model.trained_layers": config.model.trained_layers,
+        "model.head_hidden": config.model.head_hidden,
         "train.micro_batch": train.micro_batch,
         "train.max_steps": train.max_steps,
         "train.warmup_steps": train.warmup_steps,
@@ -79,6 +82,7 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
             "train.micro_batch", train.micro_batch, f"more than `train.global_batch` = {train.global_batch}", error.hint
         )
     _check_strategies(config, fail)
+    _check_model(config, fail)
     _check_sizes(config, fail)
     if config.budget.wall:
         _check_duration("budget.wall", config.budget.wall, fail)
@@ -98,8 +102,52 @@ def _check_strategies(config: RunConfig, fail: Fail) -> None:
         fail("train.momentum", train.momentum, f"{train.optimizer} has none", 'only optimizer = "sgd" has')
     if train.optimizer == "adafactor" and train.optimizer_impl == "fused":
         fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
+    if train.optimizer == "adamw8bit" and train.optimizer_impl != "auto":
+        fail("train.optimizer_impl", train.optimizer_impl, "adamw8bit has one implementation", "leave it at `auto`")
+    if train.optimizer_in_backward:
+        _check_in_backward(config, fail)
     if config.model.trained_layers and config.model.freeze == "none":
         fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
+
+
+def _check_model(config: RunConfig, fail: Fail) -> None:
+    """The small head and the baselines are for classification."""
+    model = config.model
+    is_baseline = not model.pretrained and model.architecture in BASELINES
+    if not 0 <= model.head_dropout < 1:
+        fail("model.head_dropout", model.head_dropout, "must be at least 0 and below 1")
+    if config.task.name == "language-modelling":
+        why, hint = "it is a language model that is trained, not a classifier", 'set task.name = "text-classification"'
+        if is_baseline:
+            fail("model.architecture", model.architecture, why, hint)
+        if model.head_hidden:
+            fail("model.head_hidden", model.head_hidden, why, hint)
+    elif config.task.name == "text-classification" and not is_baseline and not model.head_hidden:
+        if model.head_dropout != ModelSection().head_dropout:
+            fail(
+                "model.head_dropout", model.head_dropout, "the architecture's own head is used", "set model.head_hidden"
+            )
+
+
+def _check_in_backward(config: RunConfig, fail: Fail) -> None:
+    """An update that comes with the gradient cannot wait for what is only known after it."""
+    key, train, data = "train.optimizer_in_backward", config.train, config.data
+    if config.micro_batch != train.global_batch:
+        why = (
+            f"each slice would update the weights, and train.micro_batch = {train.micro_batch} cuts a step into several"
+        )
+        fail(key, True, why, f"set train.micro_batch = 0, or accumulate: {key} = false")
+    if train.max_grad_norm:
+        why = "gradients are gone before the norm over all of them is known, so nothing can be clipped by it"
+        fail(key, True, why, "set train.max_grad_norm = 0")
+    if train.precision == "fp16":
+        why = "fp16 must see all gradients before it knows whether one has overflowed"
+        fail(key, True, why, 'set train.precision = "bf16" or "fp32"')
+    if data.outlier_length and data.outliers == "isolate":
+        why = 'data.outliers = "isolate" cuts a step with a long example into several slices'
+        fail(key, True, why, 'set data.outliers = "drop", or data.outlier_length = 0')
+    if data.padding == "sequential":
+        fail(key, True, 'data.padding = "sequential" takes one item at a time', 'set data.padding = "flat"')
 
 
 def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> None:
@@ -116,6 +164,9 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
         _check_data(data, base, fail)
         if name == "text-classification" and data.source in BUILT_IN_SOURCES:
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
+        if name == "aspects" and data.source == "python-docs":
+            hint = 'name a JSONL file with `Quadruplet` lists, or the built-in "aspects"'
+            fail("data.source", data.source, "has no quadruples", hint)
 
 
 def _check_bytes(key: str, text: str, fail: Fail) -> None:

@@ -16,25 +16,18 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from memdash.config import DataSection
 from memdash.errors import MemdashError
-from runner.tasks.protocol import Batch, Task, collate
+from runner.slicing import Request, make
+from runner.tasks.protocol import Batch, Task
 
 PR_SET_PDEATHSIG = 1
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-
-
-class Request(NamedTuple):
-    """One micro-batch of training examples."""
-
-    indices: tuple[int, ...]
-    epoch: int
-    pad_to: int
 
 
 Following = Callable[[], Iterator[Request]]
@@ -63,7 +56,7 @@ class InTurn:
 
     def group(self, requests: Sequence[Request], following: Following) -> list[Batch]:
         """One after the other."""
-        return [_collate(self._task, request) for request in requests]
+        return [make(self._task, "train", request) for request in requests]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -158,7 +151,7 @@ class _Examples(Dataset["Batch | MemdashError | None"]):
         if request is None:
             return None
         try:
-            return _collate(self._task, request)
+            return make(self._task, "train", request)
         except MemdashError as error:  # as a value: DataLoader would wrap it in a traceback
             return error
 
@@ -171,10 +164,6 @@ def _become_worker(_number: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent.pid:  # it died before this could be told
         os._exit(1)
-
-
-def _collate(task: Task, request: Request) -> Batch:
-    return collate(task, "train", request.indices, request.epoch, request.pad_to)
 
 
 def _as_it_is(made: Any) -> Any:

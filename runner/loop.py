@@ -51,11 +51,16 @@ class Loop:
         self._rollback = rollback
         bucket_lengths = step.lengths if config.data.padding == "bucket" else None
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed, bucket_lengths)
-        self._lookahead = Lookahead(session, self._groups, plan, step.lengths)
+        flat = step if config.data.padding == "flat" else None
+        self._lookahead = Lookahead(session, self._groups, plan, step.lengths, flat)
         self._patience = Patience(config.train, session)
         self._said_s = 0.0
-        session.on(wire.SetBatchSplit, self._on_set_batch_split)
-        session.on(wire.CapStep, self._on_cap_step)
+        if step.why_whole:
+            session.decline(wire.SetBatchSplit, step.why_whole)
+            session.decline(wire.CapStep, step.why_whole)
+        else:
+            session.on(wire.SetBatchSplit, self._on_set_batch_split)
+            session.on(wire.CapStep, self._on_cap_step)
         session.on(wire.SaveCheckpoint, self._on_save_checkpoint)
         session.on(wire.EmptyCache, self._on_empty_cache)
         if state.device.can_release:

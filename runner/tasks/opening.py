@@ -26,6 +26,10 @@ def _open(spec: Spec, tokenizer: Path | None) -> Task:
         from runner.tasks.text_classification import TextClassification
 
         return TextClassification(spec, tokenizer)
+    if spec.config.task.name == "aspects":
+        from runner.tasks.aspects import Aspects
+
+        return Aspects(spec, tokenizer)
     if spec.config.task.name == "signal-to-text":
         from runner.tasks.signal_to_text import SignalToText
 
