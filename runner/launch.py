@@ -140,6 +140,7 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
         "order": f"buckets of {train.global_batch}" if data.padding == "bucket" else "shuffled",
         "padding": data.padding,
         "outliers": f"{data.outliers} above {data.outlier_length}" if data.outlier_length else "",
+        **({"downsample": f"{data.downsample}, lowpass {data.lowpass}"} if data.downsample > 1 else {}),
         "global_batch": train.global_batch,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
