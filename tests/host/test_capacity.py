@@ -26,7 +26,8 @@ def tree(root: Path, cgroup: str, mounts: str, files: dict[str, str], mem_total:
     proc = root / "proc" / "7"
     proc.mkdir(parents=True)
     (proc / "cgroup").write_text(cgroup)
-    (proc / "mountinfo").write_text(mounts)
+    (root / "proc" / "self").mkdir()
+    (root / "proc" / "self" / "mountinfo").write_text(mounts)
     (root / "proc" / "meminfo").write_text(
         f"MemTotal:  {mem_total // 1024} kB\nMemFree: {mem_total // 4096} kB\nMemAvailable:  {mem_total // 2048} kB\n"
     )
