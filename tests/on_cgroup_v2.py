@@ -62,7 +62,7 @@ def main() -> int:
 def boot(arguments: list[str]) -> int:
     """Until it turns itself off; what pytest has answered, or 1."""
     code = 1
-    command = [str(KERNEL), *arguments, "quiet", "con=null", "con0=null,fd:1"]
+    command = [str(KERNEL), *arguments, "loglevel=2", "con=null", "con0=null,fd:1"]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as kernel:
