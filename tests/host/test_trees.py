@@ -36,7 +36,7 @@ class Told:
 
 
 TOLD = {
-    "above-the-machine-v2": Told(1_042_075_648, MEMTOTAL, 99_635_200, 87_724_032, 3, ""),
+    "above-the-machine-v2": Told(2_074_882_048, MEMTOTAL, 354_967_552, 94_220_288, 3, "run-u3.service/memory.pressure"),
     "docker-host-namespace-v2": Told(256 * MIB, "docker-000000000001.scope/memory.max", 57_860_096, 25_165_824, 3, ""),
     "docker-no-limit-v1": Told(25_276_502_016, MEMTOTAL, 16_332_521_472, 4_888_698_880, 1, "pressure/memory"),
     "docker-no-limit-v2": Told(1_042_075_648, MEMTOTAL, 153_628_672, 309_334_016, 1, ""),
@@ -53,10 +53,20 @@ TOLD = {
     ),
     "kubernetes-v1": Told(150 * MIB, "memory/memory.limit_in_bytes", 57_872_384, 25_165_824, 1, "pressure/memory"),
     "kubernetes-v2": Told(150 * MIB, "cgroup/memory.max", 57_712_640, 25_165_824, 1, ""),
-    "no-limits-v2": Told(1_042_075_648, MEMTOTAL, 99_651_584, 87_732_224, 3, ""),
+    "no-limits-v2": Told(2_074_882_048, MEMTOTAL, 595_615_744, 94_269_440, 3, "run-u4.service/memory.pressure"),
     "slurm-v1": Told(256 * MIB, "job_1/memory.limit_in_bytes", 58_052_608, 25_174_016, 6, "unified/memory.pressure"),
-    "systemd-scope-v2": Told(256 * MIB, "run-r000000000001.scope/memory.max", 57_851_904, 25_165_824, 3, ""),
-    "systemd-service-v2": Told(300 * MIB, "run-u1.service/memory.max", 58_417_152, 32_051_200, 3, ""),
+    "slurm-v2": Told(256 * MIB, "job_2/memory.max", 58_646_528, 32_055_296, 7, ""),
+    "systemd-scope-v2": Told(
+        256 * MIB,
+        "run-r000000000001.scope/memory.max",
+        57_798_656,
+        25_165_824,
+        3,
+        "run-r000000000001.scope/memory.pressure",
+    ),
+    "systemd-service-v2": Told(
+        300 * MIB, "run-u2.service/memory.max", 57_806_848, 25_198_592, 3, "run-u2.service/memory.pressure"
+    ),
     "user-slice-v2": Told(512 * MIB, "user-1000.slice/memory.max", 62_017_536, 25_915_392, 6, ""),
 }
 
