@@ -130,8 +130,6 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
         _check_own_task(name, base, fail)
     else:
         _check_data(data, base, fail)
-        if name == "text-classification" and data.source in BUILT_IN_SOURCES:
-            fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
 
 
 def _check_bytes(key: str, text: str, fail: Fail) -> None:

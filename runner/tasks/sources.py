@@ -16,6 +16,11 @@ from runner.randomness import permutation
 from runner.spec import Spec
 
 
+PARAGRAPHS_OF = ("compound", "debugger", "formatstrings", "specialnames", "string-methods")
+PARAGRAPHS_OF += ("types", "typesmapping", "typesseq")
+SHORTEST_PARAGRAPH = 40  # characters: below it there are headings and single words of code
+
+
 @dataclass(frozen=True)
 class Row:
     """One text; `label` is empty where there are none."""
@@ -30,7 +35,7 @@ def read_rows(spec: Spec, *, labels: bool) -> list[Row]:
     """All rows that the config asks for. Raises UsageError with file, line and column."""
     data = spec.config.data
     if data.source == "python-docs":
-        return _python_docs()
+        return _python_paragraphs() if labels else _python_docs()
     path = spec.path(data.source)
     kind = data_format(data)
     try:
@@ -54,6 +59,18 @@ def _python_docs() -> list[Row]:
     from pydoc_data.topics import topics
 
     return [Row(topics[name]) for name in sorted(topics)]
+
+
+def _python_paragraphs() -> list[Row]:
+    """The paragraphs of some large topics, each with the topic that it is about as its label."""
+    from pydoc_data.topics import topics
+
+    return [
+        Row(paragraph, topic)
+        for topic in PARAGRAPHS_OF
+        for paragraph in topics.get(topic, "").split("\n\n")
+        if len(paragraph.strip()) >= SHORTEST_PARAGRAPH
+    ]
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
