@@ -62,10 +62,7 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
-    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or the built-in `python-docs`.
-
-    To classify, that is the paragraphs of eight topics, each labelled with its topic.
-    """
+    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or the built-in `python-docs`."""
     format: Literal["", "csv", "tsv", "jsonl", "text"] = ""
     """Empty = from the file's ending."""
     text_column: str = "text"

@@ -15,8 +15,7 @@ from memdash.errors import UsageError
 from runner.randomness import permutation
 from runner.spec import Spec
 
-
-PARAGRAPHS_OF = ("compound", "debugger", "formatstrings", "specialnames", "string-methods")
+PARAGRAPHS_OF: tuple[str, ...] = ("compound", "debugger", "formatstrings", "specialnames", "string-methods")
 PARAGRAPHS_OF += ("types", "typesmapping", "typesseq")
 SHORTEST_PARAGRAPH = 40  # characters: below it there are headings and single words of code
 
