@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 NO_LIMIT = 1 << 60  # v1 writes about 2**63 for "none"
+CHARGED_AT_ONCE = 1 << 20  # the kernel takes pages in batches, 64 of them or a huge one: no peak is nearer to a limit
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,15 @@ class CgroupLevel:
     def limit_hits(self) -> int:
         """How often the hard limit was in the way; on v1 that includes each time when page cache was dropped instead."""
         if self.version == 1:
-            return _number(self.path / "memory.failcnt") or 0
+            # a limit on memory and swap together is reached first, where it is the same
+            counts = (_number(self.path / f"memory.{name}failcnt") for name in ("", "memsw."))
+            return sum(count or 0 for count in counts)
         return read_field(self.own_events_file, "oom") or 0
+
+    def was_full(self) -> bool:
+        """Whether usage has ever been at the limit, by v1's high-water mark; v2 counts what it did at its limit."""
+        limit, peak = self.limit_bytes(), _number(self.path / "memory.max_usage_in_bytes")
+        return self.version == 1 and limit is not None and peak is not None and peak > limit - CHARGED_AT_ONCE
 
     def limit_bytes(self) -> int | None:
         """The hard limit, or None for none."""
