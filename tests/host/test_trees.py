@@ -1,4 +1,4 @@
-"""What memdash makes of directory trees captured from real systems: see `capture.py`, and the first line of each tree."""
+"""What memdash makes of directory trees captured from real systems: see trees/README.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.host.capture import PID, TREES, plant
 MIB = 1 << 20
 NOTHING = TreeReading(0, 0)
 MEMTOTAL = "/proc/meminfo: MemTotal"
-HELD = 48  # MiB that every captured process held, but on the machine without systemd
+HELD = 48  # MiB that every captured process held
 
 
 @dataclass(frozen=True)
