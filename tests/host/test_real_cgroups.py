@@ -127,6 +127,15 @@ def test_cgroups_are_found_whatever_the_process_sees_mounted(cgroup):
     assert found[:2] == [cgroup.inner, cgroup.level.path]
 
 
+def test_cgroups_are_found_in_a_namespace_whose_mount_is_older(cgroup):
+    ask = (
+        "from memdash.host.capacity import cgroup_levels; print(*(level.path for level in cgroup_levels()), sep='\\n')"
+    )
+    argv = cgroup.inside("unshare", "--cgroup", sys.executable, "-c", ask)
+    found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert found[:2] == [str(cgroup.inner), str(cgroup.level.path)]
+
+
 def test_what_is_slowed_down_at_memory_high_is_counted(v2_cgroup, writer):
     process = writer(v2_cgroup.inside)
     host = HostSampler(process.pid)
