@@ -22,6 +22,9 @@ from memdash.config import (
 from memdash.errors import PlanError
 from memdash.units import parse_bytes, parse_duration
 
+ONE_SLICE = ("batch", "group", "global", "bucket", "flat")
+"""What `data.padding` may be for a group to go through the model at once."""
+
 
 class Fail(Protocol):
     """Raises ConfigError with the place of the key."""
@@ -143,6 +146,8 @@ def _check_in_backward(config: RunConfig, fail: Fail) -> None:
     if train.precision == "fp16":
         why = "fp16 must see all gradients before it knows whether one has overflowed"
         fail(key, True, why, 'set train.precision = "bf16" or "fp32"')
+    if data.padding not in ONE_SLICE:
+        fail(key, True, f'data.padding = "{data.padding}" cuts a step into several slices')
     if data.outlier_length and data.outliers == "isolate":
         why = 'data.outliers = "isolate" cuts a step with a long example into several slices'
         fail(key, True, why, 'set data.outliers = "drop", or data.outlier_length = 0')
@@ -162,7 +167,7 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
     else:
         _check_no_signals(name, data, fail)
         _check_data(data, base, fail)
-        if name == "text-classification" and data.source in BUILT_IN_SOURCES:
+        if name == "text-classification" and data.source == "aspects":
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
         if name == "aspects" and data.source == "python-docs":
             hint = 'name a JSONL file with `Quadruplet` lists, or the built-in "aspects"'

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,9 +32,11 @@ class InBackward:
         self._host = host
         self._norms: dict[int, Tensor] = {}
         self._versions = Versions(optimizer)
-        for group in optimizer.param_groups:
+        # Python's collector does not see what a hook holds: it would keep model and optimizer for ever.
+        mine = weakref.ref(self)
+        for number, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
-                parameter.register_post_accumulate_grad_hook(partial(self._update, group))
+                parameter.register_post_accumulate_grad_hook(partial(_call, mine, number))
 
     @classmethod
     def of(cls, optimizer: Optimizer, train: TrainSection, host: HostScope) -> InBackward | None:
@@ -58,8 +61,8 @@ class InBackward:
         """Over all gradients of the last backward; takes no device memory."""
         return math.hypot(*map(float, self._norms.values()))
 
-    def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
-        """Called by autograd when the gradient is complete."""
+    def update(self, number: int, parameter: Tensor) -> None:
+        """Of a parameter of that group, whose gradient is complete; called by autograd."""
         assert parameter.grad is not None
         if id(parameter) in self._norms:
             raise UsageError(
@@ -68,10 +71,16 @@ class InBackward:
             )
         self._norms[id(parameter)] = torch.linalg.vector_norm(parameter.grad)
         groups = self._optimizer.param_groups
-        self._optimizer.param_groups = [{**group, "params": [parameter]}]
+        self._optimizer.param_groups = [{**groups[number], "params": [parameter]}]
         try:
             with scratch(self._optimizer, self._host):
                 self._optimizer.step()
         finally:
             self._optimizer.param_groups = groups
         parameter.grad = None
+
+
+def _call(in_backward: weakref.ref[InBackward], number: int, parameter: Tensor) -> None:
+    found = in_backward()
+    if found is not None:
+        found.update(number, parameter)
