@@ -16,10 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memdash.config import BUILT_IN_TASKS
 from memdash.errors import MemdashError, UsageError
 
 if TYPE_CHECKING:
-    from runner.planning.plan import Room
+    from runner.planning.plan import HostFacts
+    from runner.planning.room import Holder, Room
+
+CUDA_GRANULARITY = 512
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True, help="holds config.json")
     parser.add_argument("--base-dir", type=Path, required=True, help="what relative paths in the config start from")
     parser.add_argument("--capacity", type=int, default=0, help="bytes; 0 = those of the config's device here")
+    parser.add_argument("--gpu", action="store_true", help="it is a GPU's, whichever device this machine has")
     parser.add_argument("--framework", type=int, default=0, help="bytes of a GPU that CUDA itself takes")
-    parser.add_argument("--granularity", type=int, default=1, help="bytes that a GPU's tensors are rounded up to")
-    parser.add_argument("--host", type=int, default=0, help="bytes of host memory that are free, for a run on the CPU")
+    parser.add_argument("--half", default="bf16", help="the half precision that suits the device")
+    parser.add_argument("--host", type=int, default=0, help="bytes of host memory that are free")
     parser.add_argument("--host-name", default="", help="what limits them")
+    parser.add_argument("--variants", choices=("no", "auto", "yes"), default="auto", help="trace other configs, too")
     options = parser.parse_args(arguments)
     os.environ.pop("MEMDASH_SOCKET", None)  # nothing is trained, so nobody is told
     try:
@@ -45,45 +51,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace) -> dict[str, Any]:
+    """What is imported before the first reading is what the training process imports, and no more."""
     import torch
 
-    from runner.adapt import adapt
-    from runner.planning.plan import Planner
+    import runner.launch
+    from runner.device import resident_bytes
+    from runner.planning.no_values import NoValues
     from runner.randomness import seed_everything
     from runner.spec import read_spec
     from runner.tasks.opening import open_task
 
     spec = read_spec(options.run_dir, options.base_dir)
+    if spec.config.task.name in BUILT_IN_TASKS:
+        import runner.tasks.pretrained  # noqa: F401
+    imports_bytes = resident_bytes()
     torch.set_num_threads(1)
     seed_everything(spec.config.run.seed)
     task = open_task(spec)
     if not task.train_lengths:
         raise UsageError(f"task.name = {spec.config.task.name!r}: there are no examples to train on")
-    room = _room(options, spec.config.device.kind)
+    data_bytes = max(0, resident_bytes() - imports_bytes)
+    from runner.planning.plan import HostFacts, Planner, Question
+
+    returns = "MALLOC_MMAP_THRESHOLD_" in os.environ or getattr(spec.config.memory, "malloc", "default") == "return"
+    host = HostFacts(imports_bytes, data_bytes, returns, options.host, options.host_name)
+    room = _room(options, spec.config.device.kind, host)
     gc.freeze()  # each trace collects garbage: what is there by now is none
-    model = task.build_model()
-    adapt(model, spec.config)
-    model.train()
-    return Planner(task, model, spec.config, room).plan()
+    with NoValues():
+        model = task.build_model()
+    wanted = {"no": False, "auto": None, "yes": True}[options.variants]
+    return Planner(task, model, spec.config, room, Question(options.half, wanted, host)).plan()
 
 
-def _room(options: argparse.Namespace, kind: str) -> Room:
+def _room(options: argparse.Namespace, kind: str, host: HostFacts) -> Room:
     """What there is to fit into: what was given, else this machine's. Raises UsageError."""
     import torch
 
-    from runner.device import resident_bytes
-    from runner.planning.plan import Room
+    from runner.planning.room import Room
 
+    is_cuda = options.gpu or (kind in ("auto", "cuda") and torch.cuda.is_available())
+    holder: Holder = "cuda" if is_cuda else "tensors"
+    granularity = CUDA_GRANULARITY if is_cuda else 1
     if options.capacity:
-        return Room(options.capacity, options.framework, options.granularity)
-    if kind != "cpu" and torch.cuda.is_available():
+        return Room(options.capacity, options.framework if is_cuda else 0, granularity, holder=holder)
+    if is_cuda:
         total = torch.cuda.get_device_properties(0).total_memory
-        return Room(total, options.framework, options.granularity, torch.cuda.get_device_name(0))
+        return Room(total, options.framework, granularity, torch.cuda.get_device_name(0), holder)
     if kind == "cuda":
         hint = "say for which with --gpu or --capacity"
         raise UsageError('device.kind = "cuda": torch finds no CUDA device here', hint=hint)
-    mine = resident_bytes()  # Python, torch and the data: what the training process will have, too
-    return Room(options.host + mine if options.host else None, mine, source=options.host_name)
+    mine = host.imports_bytes + host.data_bytes  # what the training process will have, too
+    holder = "returned" if host.returns else "malloc"
+    return Room(options.host + mine if options.host else None, mine, source=options.host_name, holder=holder)
 
 
 if __name__ == "__main__":

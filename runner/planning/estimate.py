@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from runner.planning.cuda_cache import reserved
+from runner.planning.room import Holder, held_by_malloc
 from runner.planning.scaling import Point, ScalesOtherwise, Scaling
 from runner.planning.trace import PHASES, Peak, Phase, Script, Sizes, Trace, larger
 
@@ -18,15 +20,27 @@ Probe = Callable[[int, int], Trace]
 class Estimator:
     """Peaks in bytes on the device. Sizes are rounded up to `granularity`, as a CUDA allocator does to 512."""
 
-    def __init__(self, probe: Probe, lengths: Sequence[int], group: int, granularity: int = 1) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        lengths: Sequence[int],
+        group: int,
+        granularity: int = 1,
+        holder: Holder = "tensors",
+        *,
+        is_checked: bool = True,
+    ) -> None:
         self.why_not_scaled = ""
         """Why each size is traced for itself; empty where all are scaled from a few traces."""
         self.checked_error: float | None = None
         """Of the scaled peak beside the trace that it was checked with, as a share of it."""
         self._probe = probe
         self._granularity = granularity
+        self._holder = holder
+        self._is_checked = is_checked
         self._traces: dict[Point, Trace] = {}
         self._known: dict[tuple[int, int, Phase], Peak] = {}
+        self._held: dict[tuple[int, int, Phase], int] = {}
         self._scaling: Scaling | None = None
         try:
             self._scaling = self._scale(sorted(set(lengths)), group)
@@ -42,8 +56,25 @@ class Estimator:
 
     def step(self, batch: int, length: int, num_slices: int) -> Peak:
         """Of a whole step."""
-        phases = (phase for phase in PHASES if phase != "later" or num_slices > 1)
-        return larger(*(self.phase(phase, batch, length) for phase in phases))
+        return larger(*(self.phase(phase, batch, length) for phase in _phases(num_slices)))
+
+    def held(self, phase: Phase, batch: int, length: int) -> int:
+        """Bytes that the holder of the tensors takes for one phase, its fragments and holes included."""
+        key = (batch, length, phase)
+        if key not in self._held:
+            self._held[key] = self._holds(*key)
+        return self._held[key]
+
+    def held_step(self, batch: int, length: int, num_slices: int) -> int:
+        """The same of a whole step."""
+        return max(self.held(phase, batch, length) for phase in _phases(num_slices))
+
+    def _holds(self, batch: int, length: int, phase: Phase) -> int:
+        if self._holder == "cuda":
+            script, sizes = self._at(batch, length)
+            return reserved(script, phase, sizes)
+        peak = self.phase(phase, batch, length)
+        return held_by_malloc(peak) if self._holder == "malloc" else peak.bytes
 
     def _at(self, batch: int, length: int) -> tuple[Script, Sizes]:
         if self._scaling is not None:
@@ -70,7 +101,8 @@ class Estimator:
             # What a model makes at its first step and keeps is not there again.
             self._traces[small, short] = self._probe(small, short)
         scaling = Scaling.fit({point: self._traces[point] for point in points})
-        self._check(scaling, group, lengths[len(lengths) // 2])
+        if self._is_checked:
+            self._check(scaling, group, lengths[len(lengths) // 2])
         return scaling
 
     def _check(self, scaling: Scaling, group: int, length: int) -> None:
@@ -82,3 +114,7 @@ class Estimator:
             if error > TOLERANCE:
                 raise ScalesOtherwise(f"scaled to batch {group} and length {length}, a peak is off by {error:.1%}")
             self.checked_error = max(error, self.checked_error or 0.0)
+
+
+def _phases(num_slices: int) -> Iterator[Phase]:
+    return (phase for phase in PHASES if phase != "later" or num_slices > 1)

@@ -1,102 +1,104 @@
-"""A whole plan as one JSON object: the data, the table of micro-batches, what will not fit and when, what fits."""
+"""A whole plan as one JSON object: the data, the table of micro-batches, what will not fit and when, what would."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memdash.batching import divisors
 from memdash.config import RunConfig
-from runner.groups import Groups
-from runner.optimizer import Plan
-from runner.planning.estimate import Estimator
-from runner.planning.outlook import Moment, Outlook, look
-from runner.planning.statistics import LengthStatistics, Slices, blow_up, epochs
-from runner.planning.trace import Peak, larger
-from runner.planning.tracer import Tracer
-from runner.slicing import Slicing
+from runner.planning.configuration import TIGHT, Configuration
+from runner.planning.disk import disk
+from runner.planning.outlook import Moment
+from runner.planning.padding import ways
+from runner.planning.room import Room, held_by_malloc
+from runner.planning.statistics import LengthStatistics
+from runner.planning.traced import Tracing
+from runner.planning.variants import choices, variants
+from runner.slicing import OF_ITEMS
 from runner.tasks.protocol import Task
+from runner.tasks.selection import cannot
 
 if TYPE_CHECKING:
     from torch import nn
 
-MAX_ROWS = 10  # micro-batches in the table
-TIGHT = 0.9  # of the capacity: fragments of the device's cache, and what lives within one operation, are not estimated
+QUICK_S = (
+    2.0  # of CPU for the config's own traces: a model that is as quick has its variants traced without being asked
+)
 
 
 @dataclass(frozen=True)
-class Room:
-    """What there is to fit into."""
+class HostFacts:
+    """What the planning process has measured in itself, and what the machine has."""
 
-    capacity_bytes: int | None
-    framework_bytes: int = 0
-    """Of it, what is taken before the first tensor."""
-    granularity: int = 1
-    source: str = ""
-    """What says so, in words for a person."""
+    imports_bytes: int
+    """Resident, of Python and the libraries that the training process imports."""
+    data_bytes: int
+    """Resident, of the task's data."""
+    returns: bool
+    """Whether the run's malloc returns large blocks at once."""
+    free_bytes: int
+    """Of the machine or the cgroup; 0 = unknown."""
+    source: str
 
-    @property
-    def for_tensors(self) -> int | None:
-        """What is left for tensors; None where nobody knows."""
-        return None if self.capacity_bytes is None else self.capacity_bytes - self.framework_bytes
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked besides the config."""
+
+    half: str = "bf16"
+    """The half precision that suits the target."""
+    variants: bool | None = None
+    """None = where they are cheap, or nothing fits as it is."""
+    host: HostFacts | None = None
 
 
 class Planner:
     """Traces a task's step, and answers from that."""
 
-    def __init__(self, task: Task, model: nn.Module, config: RunConfig, room: Room) -> None:
-        began_s = time.process_time()
+    def __init__(
+        self, task: Task, model: nn.Module, config: RunConfig, room: Room, question: Question | None = None
+    ) -> None:
         self._config = config
         self._task = task
         self._room = room
-        self._group = config.train.global_batch
-        self._slicing = Slicing.of(task, config.data)
-        bucket_lengths = self._slicing.told_lengths() if config.data.padding == "bucket" else None
-        self._groups = Groups(len(task.train_lengths), self._group, config.run.seed, bucket_lengths)
-        self._parameters = [(p.numel(), p.requires_grad) for p in model.parameters()]
-        self._tracer = Tracer(task, model, config.train)
-        example = {length: index for index, length in enumerate(task.train_lengths)}
-        self._estimator = Estimator(
-            lambda batch, length: self._tracer.trace(batch, example[length]),
-            task.train_lengths,
-            self._group,
-            room.granularity,
-        )
-        self._tracing_s = time.process_time() - began_s
+        self._question = question or Question()
+        self._parameters = sum(p.numel() for p in model.parameters())
+        self._tracing = Tracing(task, model, room)
+        self._base, self._tracer = self._tracing.trace(config)
+        self._traced_s, self._traces = self._tracing.cpu_s, self._tracing.num_traces
 
     def plan(self) -> dict[str, Any]:
         """Everything, as JSON."""
-        statistics = self._statistics
-        micro_batches = self._micro_batches()
-        outlooks = {size: self._outlook(size) for size in micro_batches}
-        fitting = [size for size in micro_batches if outlooks[size].fits]
+        base, statistics = self._base, self._statistics
+        rows = [self._row(size) for size in base.micro_batches]
+        trained = (p.numel() for p in self._tracer.state.model.parameters() if p.requires_grad)
+        others = self._variants()
         return {
-            "model": {
-                "parameters": sum(count for count, _ in self._parameters),
-                "trainable": sum(count for count, is_trained in self._parameters if is_trained),
-            },
+            "model": {"parameters": self._parameters, "trainable": sum(trained)},
             "data": {
                 "item_name": self._task.item_name,
                 **asdict(statistics),
-                "padding": blow_up(self._task.train_lengths, self._epoch(self._config.micro_batch)),
+                "outlier_lines": self._lines([index for index, _ in statistics.outliers]),
+                "source": Path(self._config.data.source).name,
                 "policy": self._config.data.padding,
+                "passes": list(getattr(self._task, "passes", ())),
+                "ways": ways(base, statistics, cannot(self._task)),
             },
-            "steps": self._plan.total_steps,
-            "group": self._group,
+            "steps": base.steps.total_steps,
+            "group": base.group,
             "configured": self._config.micro_batch,
             "precision": self._config.train.precision,
-            "largest": max(fitting, default=None) if self._room.for_tensors is not None else None,
+            "largest": base.largest,
             "room": {**asdict(self._room), "tight": TIGHT},
-            "rows": [self._row(size, outlooks[size]) for size in micro_batches],
-            "method": {
-                "scaled": not self._estimator.why_not_scaled,
-                "why_not": self._estimator.why_not_scaled,
-                "checked_error": self._estimator.checked_error,
-                "traces": self._tracer.num_traces,
-                "cpu_s": round(self._tracing_s, 3),
-            },
+            "rows": rows,
+            "variants": others,
+            "choices": choices(base, self._isolated, others or []),
+            "host": self._host(),
+            "disk": disk(self._config, self._tracer.state),
+            "wall": self._config.budget.wall,
+            "method": self._method(),
         }
 
     @cached_property
@@ -104,59 +106,89 @@ class Planner:
         return LengthStatistics.of(self._task.train_lengths)
 
     @cached_property
-    def _plan(self) -> Plan:
-        return Plan(len(self._task.train_lengths), self._group, self._config.train)
+    def _isolated(self) -> Configuration | None:
+        """As the config, with each outlier in a slice of its own; None where there is none, or each is already."""
+        base, statistics = self._base, self._statistics
+        if not statistics.num_outliers or base.slicing.alone_above:
+            return None
+        slicing = replace(base.slicing, alone_above=statistics.longest_usual)
+        return Configuration(self._config, slicing, self._room, base.estimator)
 
-    def _micro_batches(self) -> list[int]:
-        """Those that cut the group evenly, and the config's own."""
-        sizes = divisors(self._group)
-        if len(sizes) > MAX_ROWS:
-            sizes = sizes[: MAX_ROWS // 2] + sizes[-MAX_ROWS // 2 :]
-        return sorted({*sizes, self._config.micro_batch})
+    def _variants(self) -> list[dict[str, Any]] | None:
+        """None where they were not asked for and are not needed."""
+        wanted = self._question.variants
+        if wanted is None:
+            wanted = self._base.verdict(self._config.micro_batch) == "oom" and self._base.largest is None
+            wanted = wanted or self._traced_s < QUICK_S
+        if not wanted:
+            return None
+        return variants(
+            self._base, self._question.half, lambda config: self._tracing.trace(config, is_checked=False)[0]
+        )
 
-    def _epoch(self, micro_batch: int) -> Slices:
-        return next(epochs(self._slicing, self._groups, self._group, micro_batch, self._plan.steps_per_epoch))
-
-    def _outlook(self, micro_batch: int) -> Outlook:
-        run = epochs(self._slicing, self._groups, self._group, micro_batch, self._plan.total_steps)
-        return look(run, self._need, micro_batch, self._room.for_tensors)
-
-    def _need(self, phase: Any, batch: int, length: int) -> int:
-        return self._estimator.phase(phase, batch, length).bytes
-
-    def _row(self, micro_batch: int, outlook: Outlook) -> dict[str, Any]:
-        num_slices = -(-self._group // micro_batch)
-        statistics = self._statistics
+    def _row(self, micro_batch: int) -> dict[str, Any]:
+        base, statistics = self._base, self._statistics
         lengths = {"longest": statistics.longest, "p99": statistics.p99, "median": statistics.median}
-        peaks = {name: self._peak(micro_batch, length, num_slices) for name, length in lengths.items()}
-        room = self._room.for_tensors
-        total = outlook.worst_bytes + self._room.framework_bytes
-        verdict = "unknown" if room is None else "oom" if not outlook.fits else "fits"
-        if verdict == "fits" and total > TIGHT * (self._room.capacity_bytes or 0):
-            verdict = "tight"
+        at = {name: base.at(micro_batch, length) for name, length in lengths.items()}
+        peak, held_bytes = at["longest"]
+        outlook, framework_bytes = base.outlook(micro_batch), self._room.framework_bytes
+        holes = held_bytes - framework_bytes - peak.bytes
         return {
             "micro_batch": micro_batch,
-            "slices": num_slices,
-            "peak_bytes": {name: peak.bytes + self._room.framework_bytes for name, peak in peaks.items()},
-            "isolated_bytes": self._isolated_bytes(micro_batch, num_slices),
-            "terms": {**peaks["longest"].terms, "framework": self._room.framework_bytes},
-            "worst_bytes": total,
+            "slices": base.slices_of(micro_batch),
+            "peak_bytes": {name: held for name, (_, held) in at.items()},
+            "isolated_bytes": self._isolated_bytes(micro_batch),
+            "terms": {**peak.terms, "fragments": holes, "framework": framework_bytes},
+            "worst_bytes": base.worst_bytes(micro_batch),
             "worst": _as_json(outlook.worst),
-            "first_over": _as_json(outlook.first_over),
-            "verdict": verdict,
+            "first_over": self._with_line(_as_json(outlook.first_over)),
+            "verdict": base.verdict(micro_batch),
         }
 
-    def _peak(self, micro_batch: int, length: int, num_slices: int) -> Peak:
-        """Of a step whose longest example is so long: in a slice of its own where the config says so."""
-        alone = 0 < self._slicing.alone_above < length
-        return self._estimator.step(1, length, 2) if alone else self._estimator.step(micro_batch, length, num_slices)
+    def _isolated_bytes(self, micro_batch: int) -> int:
+        """The peak at the longest if each outlier were a slice of its own; nothing is padded to it where items are not."""
+        if self._base.slicing.padding in OF_ITEMS:
+            return self._base.worst_bytes(micro_batch)
+        estimator, statistics = self._base.estimator, self._statistics
+        alone = estimator.held_step(1, statistics.longest, 2)
+        usual = estimator.held_step(micro_batch, statistics.longest_usual, self._base.slices_of(micro_batch))
+        return max(alone, usual) + self._room.framework_bytes
 
-    def _isolated_bytes(self, micro_batch: int, num_slices: int) -> int:
-        """The peak at the longest if each outlier were a slice of its own."""
-        alone = self._estimator.step(1, self._statistics.longest, 2)
-        usual = self._statistics.longest_usual
-        return larger(alone, self._estimator.step(micro_batch, usual, num_slices)).bytes + self._room.framework_bytes
+    def _host(self) -> dict[str, Any] | None:
+        """Of a run on a GPU without CUDA's own libraries, which are not here to be measured."""
+        facts = self._question.host
+        if facts is None:
+            return None
+        tensors_bytes = 0
+        if self._room.holder != "cuda":
+            peak, _ = self._base.at(self._config.micro_batch, self._statistics.longest)
+            tensors_bytes = peak.bytes if facts.returns else held_by_malloc(peak)
+        total_bytes = facts.imports_bytes + facts.data_bytes + tensors_bytes
+        verdict = "unknown" if not facts.free_bytes else "fits" if total_bytes <= facts.free_bytes else "oom"
+        return {**asdict(facts), "tensors_bytes": tensors_bytes, "total_bytes": total_bytes, "verdict": verdict}
+
+    def _lines(self, indices: list[int]) -> list[int]:
+        """Where in the file they are; nothing where the task has none."""
+        lines = getattr(self._task, "train_lines", ())
+        found = [int(lines[index]) for index in indices] if lines else []
+        return found if any(found) else []
+
+    def _with_line(self, moment: dict[str, Any] | None) -> dict[str, Any] | None:
+        if moment is None:
+            return None
+        return {**moment, "line": next(iter(self._lines([moment["example"]])), 0)}
+
+    def _method(self) -> dict[str, Any]:
+        estimator = self._base.estimator
+        return {
+            "scaled": not estimator.why_not_scaled,
+            "why_not": estimator.why_not_scaled,
+            "checked_error": estimator.checked_error,
+            "traces": self._traces,
+            "cpu_s": round(self._traced_s, 3),
+            "as_cuda": self._room.holder == "cuda",
+        }
 
 
-def _as_json(moment: Moment | None) -> dict[str, int] | None:
+def _as_json(moment: Moment | None) -> dict[str, Any] | None:
     return asdict(moment) if moment else None

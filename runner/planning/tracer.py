@@ -30,8 +30,11 @@ from memdash.batching import BatchSplit
 from memdash.config import TrainSection
 from memdash.errors import MemdashError
 from runner.device import Batch, CpuDevice
+from runner.in_backward import InBackward
 from runner.optimizer import make_optimizer
+from runner.planning.cuda_kernels import CudaKernels
 from runner.planning.trace import Kind, Phase, Script, Trace
+from runner.planning.workspace import with_workspace
 from runner.precision import Precision
 from runner.step import GroupStep
 from runner.tasks.protocol import Task
@@ -63,7 +66,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Do it, and note what it made. A fake tensor has no value: whoever asks for one is told 1."""
         if operation is READ_VALUE and isinstance(args[0], FakeTensor):
             return 1.0 if args[0].is_floating_point() else 1
-        result = operation(*args, **(kwargs or {}))
+        result = with_workspace(operation, args, operation(*args, **(kwargs or {})))
         if not self.is_host:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, FakeTensor):
@@ -171,25 +174,43 @@ class PhasePrecision(Precision):
         super().unscale(optimizer)
 
 
+def fake_mode() -> FakeTensorMode:
+    """One that takes real tensors among fake ones as they are."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
 class Tracer:
     """Traces optimizer steps of one task and model, each of two equal slices."""
 
-    def __init__(self, task: Task, model: nn.Module, train: TrainSection) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        train: TrainSection,
+        *,
+        fake: FakeTensorMode | None = None,
+        as_cuda: bool = False,
+    ) -> None:
+        """`model` is real, or of `fake` already. `as_cuda` traces what a GPU's kernels would make."""
         self.num_traces = 0
         self._task = task
         self._train = train
-        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._kernels = CudaKernels if as_cuda else contextlib.nullcontext
+        self._fake = fake or fake_mode()
         self._device = FakeDevice(self._fake)
-        self._device.place(model)
+        if fake is None:
+            self._device.place(model)
         with self._fake:
             optimizer = make_optimizer(model, train)
-        self._state = TrainingState(model, optimizer, Progress(), self._device, PhasePrecision(train, self._device))
+        in_backward = InBackward.of(optimizer, train, self._device.host)
+        precision = PhasePrecision(train, self._device)
+        self.state = TrainingState(model, optimizer, Progress(), self._device, precision, in_backward)
 
     def trace(self, batch: int, index: int) -> Trace:
         """A step whose slices are `batch` times this training example, so padded to its length."""
         self.num_traces += 1
         recorder = self._device.recorder = Recorder()
-        state = self._state
+        state = self.state
         for tensor in (*state.model.parameters(), *state.model.buffers()):
             recorder.note(tensor, "parameters")
         for entry in state.optimizer.state.values():
@@ -199,8 +220,10 @@ class Tracer:
         gc.collect()
         gc.disable()  # garbage is freed when it is collected, which would be another moment in each trace
         try:
-            with self._fake, recorder:
+            with self._fake, recorder, self._kernels():
                 step.train([index] * (2 * batch), 0, self._train.learning_rate, self._train.max_grad_norm)
+                if state.in_backward:  # nothing is left to commit
+                    state.precision.unscale(state.optimizer)
         except CANNOT_TELL as error:
             why = str(error).strip().partition("\n")[0]
             hint = "its sizes must follow from the shapes of its inputs"

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from memdash.errors import UsageError
 from runner.randomness import mix
 from runner.spec import Spec
-from runner.tasks.pretrained import build, load_tokenizer, model_config
+from runner.tasks.pretrained import build, cut, load_tokenizer, model_config
 from runner.tasks.protocol import Batch, Part
 from runner.tasks.sources import hold_out, read_rows
 
@@ -32,7 +32,8 @@ class LanguageModelling:
     def __init__(self, spec: Spec, saved_tokenizer: Path | None = None) -> None:
         self._spec = spec
         self._seed = spec.config.run.seed
-        texts = [row.text for row in read_rows(spec, labels=False)]
+        rows = read_rows(spec, labels=False)
+        texts = [row.text for row in rows]
         self._tokenizer = load_tokenizer(spec, saved_tokenizer, texts)
         self._config = model_config(spec, self._tokenizer)
         self.is_masked = type(self._config) in MODEL_FOR_MASKED_LM_MAPPING
@@ -40,9 +41,10 @@ class LanguageModelling:
             raise UsageError(f"model.architecture = {self._config.model_type!r}: is not a language model")
         if self.is_masked and self._tokenizer.mask_token_id is None:
             raise UsageError("the tokenizer has no mask token, which masked language modelling needs")
-        blocks = self._cut(texts)
+        blocks, text_of = self._cut(texts)
         train, validation = hold_out(len(blocks), spec.config.data.validation_fraction, self._seed)
         self._blocks = {"train": [blocks[i] for i in train], "validation": [blocks[i] for i in validation]}
+        self.train_lines: Sequence[int] = [rows[text_of[i]].line for i in train]
         self.train_lengths: Sequence[int] = [len(block) for block in self._blocks["train"]]
         self.validation_lengths: Sequence[int] = [len(block) for block in self._blocks["validation"]]
 
@@ -69,6 +71,12 @@ class LanguageModelling:
             tokens[row, : len(block)], labels[row, : len(block)] = inputs, targets
             attention[row, : len(block)] = 1
         return {"input_ids": tokens, "attention_mask": attention, "labels": labels}
+
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens of each training block."""
+        train = self._blocks["train"]
+        train[:] = [torch.tensor(cut(block.tolist(), length, self._tokenizer)) for block in train]
+        self.train_lengths = [len(block) for block in train]
 
     def count_items(self, batch: Batch) -> int:
         """Labels that are not ignored; for a causal model those after the shift."""
@@ -100,25 +108,26 @@ class LanguageModelling:
         logits = logits.flatten(0, 1).float()  # a sum over a batch of half-precision losses would overflow
         return cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
-    def _cut(self, texts: list[str]) -> list[Tensor]:
-        """Blocks of tokens, with the tokenizer's own ends ([CLS] ... [SEP]) where it has them."""
+    def _cut(self, texts: list[str]) -> tuple[list[Tensor], list[int]]:
+        """Blocks of tokens, with the tokenizer's own ends ([CLS] ... [SEP]) where it has them, and the text of each."""
         data = self._spec.config.data
         ends = self._tokenizer("")["input_ids"] if self.is_masked else []
         room = data.max_length - len(ends)
         if room < 1:
             raise UsageError(f"data.max_length = {data.max_length}: leaves no room beside {len(ends)} special tokens")
-        blocks = []
-        for ids in self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        blocks, text_of = [], []
+        for number, ids in enumerate(self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]):
             for start in range(0, len(ids), room):
                 piece = ids[start : start + room]
                 piece = ends[:-1] + piece + ends[-1:]
                 if len(piece) > 1:  # a lone last token teaches a causal model nothing
                     blocks.append(torch.tensor(piece))
+                    text_of.append(number)
         if data.max_examples:
             del blocks[data.max_examples :]
         if not blocks:
             raise UsageError(f"data.source = {data.source!r}: there is no text in it")
-        return blocks
+        return blocks, text_of
 
     def _mask(self, block: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """One block with some tokens hidden, and the labels that name them; at least one is."""

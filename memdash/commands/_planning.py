@@ -1,0 +1,148 @@
+"""Asks the planning process: for what it plans, how it is started, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memdash.errors import ExitCode, MemdashError, UsageError
+from memdash.units import GIB, MIB, format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memdash.config import RunConfig
+
+TIMEOUT_S = 600.0  # a model of a billion parameters is initialised in the planning process
+CONTEXT_BYTES = 500 * MIB  # CUDA's own share of a card: 300 to 600 MiB, by card and driver
+
+
+class Card(NamedTuple):
+    """What a plan must know of a GPU."""
+
+    gib: float
+    """What torch finds: less than its name says, for the driver and error correction keep some."""
+    half: str = "bf16"
+    """The half precision that it computes fast."""
+    workspace_mib: int = 17
+    """Of cuBLAS, once for the forward and once for the backward, which torch runs in a thread of its own."""
+
+
+GPUS = {
+    "t4": Card(14.56, "fp16"),
+    "p100": Card(15.89, "fp16"),
+    "v100": Card(15.77, "fp16"),
+    "v100-32": Card(31.73, "fp16"),
+    "l4": Card(21.9),
+    "a10": Card(21.9),
+    "a100-40": Card(39.38),
+    "a100-80": Card(79.14),
+    "h100": Card(79.10, workspace_mib=64),
+}
+
+
+class Target(NamedTuple):
+    """What a config is planned for."""
+
+    source: str
+    """Where the capacity comes from, as shown; empty where the planning process finds out."""
+    options: list[str]
+    """What the planning process is told of it."""
+
+
+def target(config: RunConfig, *, gpu: str = "", capacity: str = "") -> Target:
+    """A card, a size, or what the config and this machine say. Raises UsageError."""
+    free_bytes, ceiling = host_memory()
+    told = ["--host", str(free_bytes), "--host-name", ceiling]
+    if gpu:
+        card = GPUS[gpu]
+        framework = CONTEXT_BYTES + card.workspace_mib * MIB
+        told += ["--gpu", "--framework", str(framework), "--half", card.half]
+        return Target(f"--gpu {gpu}", [*told, "--capacity", str(round(card.gib * GIB))])
+    told += ["--framework", str(CONTEXT_BYTES + Card(0).workspace_mib * MIB)]
+    if config.device.kind == "cuda":
+        told.append("--gpu")
+    if capacity:
+        try:
+            return Target(f"--capacity {capacity}", [*told, "--capacity", str(parse_bytes(capacity))])
+        except ValueError as error:
+            raise UsageError(f"--capacity: {error}") from None
+    if config.device.capacity and config.device.kind != "cpu":
+        return Target("device.capacity", [*told, "--capacity", str(parse_bytes(config.device.capacity))])
+    return Target("", [option for option in told if option != "--gpu"])
+
+
+def host_memory() -> tuple[int, str]:
+    """What is free of this machine's memory now, under the ceiling that will be hit first, and that ceiling's name."""
+    from memdash.host.ceilings import binding, find_ceilings
+    from memdash.host.process_tree import ProcessTree
+
+    tree = ProcessTree(os.getpid(), reset_peaks=False)
+    tree.refresh()
+    reading = tree.read()
+    tree.close()
+    first = binding(find_ceilings(), reading)
+    return max(1, first.limit_bytes - first.fill(reading).used_bytes), first.source
+
+
+def ask(config: RunConfig, base: Path, options: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """What the planning process says of a config whose paths start at `base`. Raises MemdashError, UsageError."""
+    from memdash.commands._going_on import as_json
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMDASH_")}
+    with tempfile.TemporaryDirectory(prefix="memdash-plan-") as folder:
+        Path(folder, "config.json").write_bytes(as_json(config))
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "runner.planning",
+            "--run-dir",
+            folder,
+            "--base-dir",
+            str(base),
+            *options,
+        ]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise MemdashError(f"the plan was not made within {timeout_s:.0f} s") from None
+    if done.returncode == 0:
+        plan: dict[str, Any] = json.loads(done.stdout)
+        return plan
+    lines = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
+    if lines[-1].startswith("memdash: "):
+        kind = UsageError if done.returncode == ExitCode.USAGE else MemdashError
+        raise kind(lines[-1].removeprefix("memdash: "))
+    sys.stderr.write(done.stderr)  # the task's own error, with its traceback
+    raise MemdashError(f"the task cannot be planned: {lines[-1]}")
+
+
+def configured(plan: dict[str, Any]) -> dict[str, Any]:
+    """The row of the config's own micro-batch."""
+    (row,) = (row for row in plan["rows"] if row["micro_batch"] == plan["configured"])
+    found: dict[str, Any] = row
+    return found
+
+
+def headline(plan: dict[str, Any]) -> str:
+    """The verdict in one line."""
+    row, room = configured(plan), plan["room"]
+    need, over = format_bytes(row["worst_bytes"]), row["first_over"]
+    if row["verdict"] == "unknown":
+        return f"plan: micro-batch {plan['configured']} needs about {need} at its worst step"
+    room_text = f"{format_bytes(room['capacity_bytes'])} ({room['source']})"
+    if over is None:
+        word = "fits, but is tight" if row["verdict"] == "tight" else "fits"
+        return f"plan: micro-batch {plan['configured']} {word}: about {need} of {room_text}"
+    largest = plan["largest"]
+    remedy = f"micro-batch {largest} fits" if largest else "no micro-batch fits as it is"
+    where = f"step {over['step']:,} (example {over['example']:,} of length {over['length']:,})"
+    return f"plan: WILL OOM at {where}: needs about {need} of {room_text}; {remedy}"
