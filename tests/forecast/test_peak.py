@@ -76,6 +76,15 @@ def test_a_law_needs_no_more_than_smaller_loads_did():
     assert need.low_bytes > 0.9 * need.likely_bytes
 
 
+def test_a_few_loads_are_sure_of_nothing_that_one_form_alone_says():
+    def law(m, n):  # straight, but for what an allocator rounds
+        return (1000 + m * n * 9) * (1.0 + 0.02 * (n > 60))
+
+    few = learnt(law, [(8, n) for n in range(16, 80, 8)]).estimate(8, 800)
+    assert few.likely_bytes > 1.4 * law(8, 800)
+    assert few.middle_bytes < 1.25 * law(8, 800)
+
+
 def test_nothing_is_said_where_lengths_do_not_explain_the_peaks():
     drawn = random.Random(7)
     model = learnt(lambda m, n: drawn.uniform(1000, 9000))
