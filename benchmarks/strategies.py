@@ -148,6 +148,7 @@ def _signals(quick: bool) -> Iterator[Row]:
             "task.name": "signal-to-text",
             "data.source": "signals.npy",
             "data.targets": "texts.txt",
+            "data.max_examples": 0,
             "train.global_batch": 4,
             "train.max_steps": 2,
         }
