@@ -167,7 +167,7 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
     else:
         _check_no_signals(name, data, fail)
         _check_data(data, base, fail)
-        if name == "text-classification" and data.source in BUILT_IN_SOURCES:
+        if name == "text-classification" and data.source == "aspects":
             fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
         if name == "aspects" and data.source == "python-docs":
             hint = 'name a JSONL file with `Quadruplet` lists, or the built-in "aspects"'

@@ -58,7 +58,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     if not task.train_lengths:
         raise UsageError(f"task.name = {config.task.name!r}: there are no examples to train on")
     slicing = Slicing.of(task, config.data)
-    loading = open_loading(task, config.data)  # forks: before there are threads and a device
+    loading = open_loading(task, config.data)  # forks: before there are threads and the device is started
     _tell(session, getattr(task, "notes", ()))
     seed_everything(config.run.seed)  # whatever the task drew while it read its data, weights follow the seed
     model = task.build_model()
@@ -140,6 +140,7 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
         "order": f"buckets of {train.global_batch}" if data.padding == "bucket" else "shuffled",
         "padding": data.padding,
         "outliers": f"{data.outliers} above {data.outlier_length}" if data.outlier_length else "",
+        **({"downsample": f"{data.downsample}, lowpass {data.lowpass}"} if data.downsample > 1 else {}),
         "global_batch": train.global_batch,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

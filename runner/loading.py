@@ -44,7 +44,7 @@ class Loading(Protocol):
 
 
 def open_loading(task: Task, data: DataSection) -> Loading:
-    """As `data.num_workers` says. Call it before this process has a thread or a device: workers are forked from it."""
+    """As `data.num_workers` says. Call it before this process has a thread or a started device: workers are forked from it."""
     return Workers(task, data.num_workers, data.prefetch) if data.num_workers else InTurn(task)
 
 
@@ -67,7 +67,7 @@ class Workers:
 
     A spawned worker would import torch again and hold its own copy of the data, and a task of one's own would have to be
     picklable. Forking is safe only from a process of one thread: so it is done before the socket's is started, and before
-    there is a device, whose limit a simulated one would hand down.
+    the device is started, whose limit a simulated one would hand down.
     """
 
     def __init__(self, task: Task, num_workers: int, prefetch: int) -> None:
@@ -101,7 +101,10 @@ class Workers:
 
     def close(self) -> None:
         """End the workers."""
-        self._ready = None  # the iterator ends them when it is gone
+        ready, self._ready = self._ready, None
+        end = getattr(ready, "_shutdown_workers", None)  # it is called when the iterator is gone, too; but a traceback
+        if end is not None:  # may hold on to it until Python ends, where nobody waits for workers in the right order
+            end()
         for process in self._processes:
             if process.is_alive():
                 process.kill()

@@ -69,6 +69,12 @@ class Loop:
 
     def run(self) -> Literal["finished", "stopped"]:
         """Train to the end. Raises OutOfMemoryStop after saving what can be saved."""
+        try:
+            return self._run()
+        finally:
+            self._step.close()
+
+    def _run(self) -> Literal["finished", "stopped"]:
         if not self._session.obey():  # a Stop may have come while the model was loading
             return "stopped"
         try:

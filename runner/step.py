@@ -96,6 +96,10 @@ class GroupStep:
             raise UsageError(f"a micro-batch of {micro_batch} is none")
         self._caps[step] = micro_batch
 
+    def close(self) -> None:
+        """No more groups: what prepares them ends."""
+        self._loading.close()
+
     @property
     def why_whole(self) -> str:
         """Why no group is ever cut, in words for a person; empty where they may be."""

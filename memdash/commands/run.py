@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from memdash.commands._going_on import go_on, still_open
     from memdash.commands._signals import Signals
     from memdash.commands._watch import terminal_problem, watch, watch_headless
+    from memdash.config_file import load_config
     from memdash.supervisor.launch import launch_supervisor
 
     if args.quick:
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     began_s = time.time()
     again: Sequence[str] = ()
     if args.config is not None:
-        directory = _create(args.config, args.overrides)
+        directory = create(args.config, load_config(args.config, args.overrides))
     else:
         directory, again = go_on(args)
         if not again:
@@ -108,13 +109,11 @@ def check_torch() -> None:
         raise UsageError("torch is not installed here", hint="pip install 'memdash[train]'")
 
 
-def _create(path: Path, overrides: Sequence[str]) -> RunDirectory:
+def create(path: Path, config: RunConfig) -> RunDirectory:
     """The run's directory, holding everything that the supervisor and the training process need."""
     from memdash.commands._going_on import as_json
-    from memdash.config_file import load_config
     from memdash.store.run_directory import create_run
 
-    config = load_config(path, overrides)
     check_torch()
     record, parent = _plan(path, config)
     text = path.read_text(encoding="utf-8")

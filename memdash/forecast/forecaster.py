@@ -28,7 +28,7 @@ from memdash.wire import (
 )
 
 LOOKS = 2
-"""Lines and laws, of the host and of every rank, that one forecast may cost; the others keep what they had until it is their turn."""
+"""Lines and laws that one forecast of several ranks may cost; the others keep what they had until it is their turn."""
 OWN_GROWTH = 0.6
 """Share of the host's growth from which on it is put down to this run itself."""
 DISK_MARGIN = 1.05
@@ -53,9 +53,13 @@ class _Rank:
     total_bytes: int = 0
     """The largest capacity seen: what is missing of it now, others have taken."""
 
-    def look_at_trends(self) -> None:
-        """At what is held only where fragments may be what grows."""
-        trend = self.floor.trend()
+    def look_at_floor(self) -> None:
+        """Whether it rises."""
+        self.trends = self.floor.trend(), self.trends[1]
+
+    def look_at_held(self) -> None:
+        """Only where fragments may be what grows."""
+        trend = self.trends[0]
         fragments = (self.last and self.last.memory and self.last.memory.inactive_split_bytes) or 0
         matter = trend is None or fragments > trend.rise_bytes / 2
         self.trends = trend, self.held.trend() if matter else None
@@ -98,7 +102,7 @@ class Forecaster:
     def _rank(self, number: int) -> _Rank:
         if number not in self._ranks:
             rank = self._ranks[number] = _Rank()
-            self._looks += rank.look_at_trends, rank.model.refit
+            self._looks += rank.look_at_floor, rank.look_at_held, rank.model.refit
         return self._ranks[number]
 
     def host(self, sample: HostSample, state: RunState) -> None:
@@ -123,7 +127,7 @@ class Forecaster:
 
     def forecast(self, state: RunState, now_s: float, free_disk_bytes: int | None = None) -> Forecast:
         """All there is to say now, the most urgent first; `now_s` is Unix time."""
-        for _ in range(min(LOOKS, len(self._looks))):
+        for _ in range(LOOKS if len(self._ranks) > 1 else len(self._looks)):
             self._looks[0]()
             self._looks.rotate(-1)
         outlooks = [*self._host_outlooks(state, now_s), *self._wall_outlooks(state, now_s)]

@@ -77,6 +77,9 @@ def first_misfit(
             place += 1
         return left[place] if place < len(left) else None
 
+    most = model.estimate(micro_batch, left[-1].longest) if left else None
+    if most is None or most.high_bytes <= room:
+        return None
     found = first(lambda estimate: estimate.middle_bytes > room) or first(lambda estimate: estimate.high_bytes > room)
     if found is None:
         return None

@@ -13,8 +13,8 @@ loads do not need more, lengths are not what the memory depends on, and nothing 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import mul, truediv
+from dataclasses import dataclass, replace
+from operator import attrgetter, mul, truediv
 
 from memdash.forecast.robust import rising_pairs
 
@@ -31,6 +31,7 @@ OVER = 0.25
 STEEPER = 0.08
 """A peak is the largest of several sums, so large loads need more than the law of small ones says, never less: by as much
 of it for each time that they are larger than any load seen. From the traces that the forecast was tuned on."""
+MOST_STEEPER = 1.3  # where one says that a step will not fit, rather than that it may not
 AGAIN = 1.2  # times the loads of the last fit: time for another
 HUBER, ROUNDS = 1.5, 3
 FORMS: tuple[tuple[int, ...], ...] = ((0, 1), (0, 2), (0, 1, 2), (1,), (1, 2))
@@ -57,15 +58,13 @@ class Estimate:
         return Estimate(low, likely, high, self.seen, floor_bytes + self.middle_bytes)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Cell:
     micro_batch: int
     longest: int
+    load: int
+    row: Features
     peak: float
-
-    @property
-    def load(self) -> int:
-        return self.micro_batch * self.longest
 
 
 class PeakModel:
@@ -79,6 +78,8 @@ class PeakModel:
         """Cells that they were fitted to."""
         self._stale = False
         self._steps = 0
+        self._said: dict[tuple[int, int], Estimate | None] = {}
+        """Estimates that were asked for, until something new is learnt."""
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -92,7 +93,10 @@ class PeakModel:
         cell = self._cells.get(key)
         if cell is not None and peak_bytes <= cell.peak:
             return
-        self._cells[key] = _Cell(micro_batch, longest, peak_bytes)
+        self._said.clear()
+        self._cells[key] = _Cell(
+            micro_batch, longest, micro_batch * longest, _features(micro_batch, longest), peak_bytes
+        )
         self._stale = self._stale or not self._explains(self._cells[key])
         if len(self._cells) > MAX_CELLS:
             del self._cells[min(self._cells, key=lambda each: self._cells[each].load)]
@@ -100,11 +104,19 @@ class PeakModel:
     def refit(self) -> None:
         """Learn from what was added, if the law does not explain it already: what costs most of all, and can wait."""
         if self._stale:
+            self._said.clear()
             self._forms, self._fitted, self._stale = self._fit_all(), len(self._cells), False
 
     def estimate(self, micro_batch: int, longest: int) -> Estimate | None:
         """What a step would need by the last fit; None while too little was seen to say."""
-        longest = max(1, longest)
+        key = micro_batch, max(1, longest)
+        if key not in self._said:
+            if len(self._said) >= MAX_CELLS:
+                self._said.clear()
+            self._said[key] = self._estimate(*key)
+        return self._said[key]
+
+    def _estimate(self, micro_batch: int, longest: int) -> Estimate | None:
         largest = max((cell.load for cell in self._cells.values()), default=0)
         above = [
             cell.peak
@@ -130,7 +142,7 @@ class PeakModel:
             max(floor, likely),
             max(floor, max(max(spread) + error, likely * steeper)),
             seen=beyond == 1.0,
-            middle_bytes=max(floor, likely * (1 + steeper) / 2),
+            middle_bytes=max(floor, likely * (1 + min(steeper, MOST_STEEPER)) / 2),
         )
 
     def largest_that_fits(self, choices: Sequence[int], longest: int, capacity_bytes: float) -> tuple[int | None, bool]:
@@ -154,16 +166,16 @@ class PeakModel:
         if not self._forms or len(self._cells) > AGAIN * self._fitted:
             return False
         best = self._forms[0]
-        miss = abs(best.predict(_features(cell.micro_batch, cell.longest)) - cell.peak)
+        miss = abs(best.predict(cell.row) - cell.peak)
         return miss <= max(best.error, SLACK * cell.peak)
 
     def _fit_all(self) -> list[_Fit]:
-        cells = sorted(self._cells.values(), key=lambda cell: cell.load)
+        cells = sorted(self._cells.values(), key=attrgetter("load"))
         loads = {cell.load for cell in cells}
         few = len(loads) >= FEW_CELLS and self._steps >= FEW_STEPS and max(loads) >= FEW_SPREAD * min(loads)
         if len(loads) < FIRST_CELLS and not few:
             return []
-        rows = [_features(cell.micro_batch, cell.longest) for cell in cells]
+        rows = [cell.row for cell in cells]
         peaks = [cell.peak for cell in cells]
         if rising_pairs(peaks) < EXPLAINED * len(peaks) * (len(peaks) - 1) / 2:
             return []
@@ -181,14 +193,22 @@ class _Fit:
     """The size that four of five misses stay under."""
 
     def predict(self, features: Features) -> float:
-        return sum(weight * feature for weight, feature in zip(self.weights, features, strict=True))
+        always, load, square = self.weights
+        return always + load * features[1] + square * features[2]
+
+    def misses(self, rows: Sequence[Features], peaks: Sequence[float]) -> list[float]:
+        """How much more each of these needed than it says."""
+        always, load, square = self.weights
+        return [peak - always - load * x - square * y for (_, x, y), peak in zip(rows, peaks, strict=True)]
 
     def is_below(self, rows: Sequence[Features], peaks: Sequence[float]) -> bool:
         """Whether it needs no more than these loads did: the largest of several sums is at least as large as each of them."""
-        over = sum(
-            self.predict(row) > peak + max(self.error, SLACK * peak) for row, peak in zip(rows, peaks, strict=True)
-        )
-        return over <= OVER * len(rows)
+        over = [
+            peak
+            for miss, peak in zip(self.misses(rows, peaks), peaks, strict=True)
+            if -miss > max(self.error, SLACK * peak)
+        ]
+        return len(over) <= OVER * len(rows)
 
 
 def _features(micro_batch: int, longest: int) -> Features:
@@ -205,23 +225,20 @@ def _fit(rows: Sequence[Features], peaks: Sequence[float], form: tuple[int, ...]
     """Least squares with Huber's weights; None when a coefficient would be negative or cannot be told."""
     scale = [max(row[index] for row in rows) for index in form]
     columns = [[row[index] / most for row in rows] for index, most in zip(form, scale, strict=True)]
-    trusted = columns
+    trusted, fit, misses = columns, _Fit((0.0, 0.0, 0.0), 0.0), list(peaks)
     for _ in range(ROUNDS):
         matrix = [[sum(map(mul, one, other)) for other in columns] for one in trusted]
         found = solve(matrix, [sum(map(mul, one, peaks)) for one in trusted])
         if found is None or min(found) < 0:
             return None
-        predicted = map(
-            sum, zip(*([value * x for x in column] for value, column in zip(found, columns, strict=True)), strict=True)
-        )
-        misses = [abs(peak - guess) for peak, guess in zip(peaks, predicted, strict=True)]
+        weights = dict(zip(form, map(truediv, found, scale), strict=True))
+        fit = _Fit((weights.get(0, 0.0), weights.get(1, 0.0), weights.get(2, 0.0)), 0.0)
+        misses = list(map(abs, fit.misses(rows, peaks)))
         typical = HUBER * (sorted(misses)[len(misses) // 2] or 1.0)
         trust = [min(1.0, typical / miss) if miss else 1.0 for miss in misses]
         trusted = [list(map(mul, trust, column)) for column in columns]
-    weights = dict(zip(form, map(truediv, found, scale), strict=True))
     misses.sort()
-    error = misses[min(len(misses) - 1, round(0.8 * len(misses)))]
-    return _Fit((weights.get(0, 0.0), weights.get(1, 0.0), weights.get(2, 0.0)), error)
+    return replace(fit, error=misses[min(len(misses) - 1, round(0.8 * len(misses)))])
 
 
 def solve(matrix: list[list[float]], target: list[float]) -> list[float] | None:

@@ -42,7 +42,8 @@ def theil_sen(xs: Sequence[float], ys: Sequence[float]) -> Line:
         raise ValueError(f"a line with an interval needs three points, not {count}")
     slopes: list[float] = []
     for place, (x, y) in enumerate(zip(xs, ys, strict=True), start=1):
-        slopes += [(later_y - y) / (later_x - x) for later_x, later_y in zip(xs[place:], ys[place:]) if later_x != x]
+        later = zip(xs[place:], ys[place:], strict=True)
+        slopes += [(other_y - y) / (other_x - x) for other_x, other_y in later if other_x != x]
     slopes.sort()
     slope = _at_rank(slopes, 0.5)
     level = median(y - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True))

@@ -31,7 +31,7 @@ class Row:
 
     tokens: list[int]
     items: list[tuple[Tokens, Tokens, Quadruple]]
-    origin: str
+    line: int
 
 
 class Aspects:
@@ -56,7 +56,7 @@ class Aspects:
         self._parts = {"train": [rows[i] for i in train], "validation": [rows[i] for i in validation]}
         self.train_lengths: Sequence[int] = [len(row.items) for row in self._parts["train"]]
         self.validation_lengths: Sequence[int] = [len(row.items) for row in self._parts["validation"]]
-        self.train_origins: Sequence[str] = [row.origin for row in self._parts["train"]]
+        self.train_lines: Sequence[int] = [row.line for row in self._parts["train"]]
 
     def build_model(self) -> nn.Module:
         """The encoder with a head for each question."""
@@ -177,15 +177,16 @@ class Aspects:
         encoded: Any = self._tokenizer([e.text for e in examples], return_offsets_mapping=True, verbose=False)
         rows = []
         for example, tokens, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            place = f"{self._spec.config.data.source}:{example.line}"
             if len(tokens) > self._length:
                 hint = f"`data.max_length = {max(map(len, encoded['input_ids']))}` is enough for all"
                 raise UsageError(
-                    f"{example.origin}: {len(tokens)} tokens, more than data.max_length = {self._length}", hint=hint
+                    f"{place}: {len(tokens)} tokens, more than data.max_length = {self._length}", hint=hint
                 )
             if len(example.quadruples) > MAX_ITEMS:
-                raise UsageError(f"{example.origin}: {len(example.quadruples)} quadruples, more than {MAX_ITEMS}")
+                raise UsageError(f"{place}: {len(example.quadruples)} quadruples, more than {MAX_ITEMS}")
             items = [(_tokens(q.aspect, offsets), _tokens(q.opinion, offsets), q) for q in example.quadruples]
-            rows.append(Row(tokens, items, example.origin))
+            rows.append(Row(tokens, items, example.line))
         return rows
 
 

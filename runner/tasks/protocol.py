@@ -2,8 +2,8 @@
 
 A task of your own is a plain class with these members (no import needed) and a function that makes it,
 `function(options, config)`, named in the config as `task.name = "module:function"`. See examples/own_task.py.
-What only some tasks can do are the protocols below; and for a plan's words a task may have `train_origins`, the line of a file
-that each training example comes from, and `passes`, the names of the forward passes that each of its items takes.
+What only some tasks can do are the protocols below; and for a plan's words a task may have `passes`, the names of the forward
+passes that each of its items takes.
 """
 
 from __future__ import annotations

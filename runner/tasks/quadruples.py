@@ -40,16 +40,15 @@ class Example:
 
     text: str
     quadruples: tuple[Quadruple, ...]
-    origin: str
-    """The line that it comes from, such as `reviews.jsonl:7`."""
+    line: int
+    """Of its file."""
 
 
 def read_quadruples(spec: Spec) -> list[Example]:
     """All examples that the config asks for. Raises UsageError with file and line."""
     data = spec.config.data
     if data.source == "aspects":
-        made = ((number, example) for number, example in enumerate(make_aspects(), 1))
-        examples = [_example(record, f"aspects:{number}") for number, record in made]
+        examples = [_example(record, number, "aspects") for number, record in enumerate(make_aspects(), 1)]
     else:
         path = spec.path(data.source)
         if data_format(data) != "jsonl":
@@ -65,23 +64,22 @@ def _from_file(path: Path, name: str) -> Iterator[Example]:
     try:
         for number, record in json_lines(path):
             empty = False
-            yield _example(record, f"{path.name}:{number}", f"{path}:{number}")
+            yield _example(record, number, str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"data.source = {name!r}: cannot be read: {error}") from None
     if empty:
         raise UsageError(f"{path}: no rows")
 
 
-def _example(record: dict[str, Any], origin: str, place: str = "") -> Example:
-    """One line; `place` is its origin as mistakes name it."""
-    place = place or origin
+def _example(record: dict[str, Any], line: int, file: str) -> Example:
+    place = f"{file}:{line}"
     _check_keys(record, EXAMPLE_KEYS, place, optional=("ID",))
     text, found = record["Text"], record["Quadruplet"]
     if not isinstance(text, str) or not text.strip():
         _fail(place, "Text", text, "expected a text that is not empty")
     if not isinstance(found, list) or not found:
         _fail(place, "Quadruplet", found, "expected a list of at least one quadruple")
-    return Example(text, tuple(_quadruple(entry, text, place) for entry in found), origin)
+    return Example(text, tuple(_quadruple(entry, text, place) for entry in found), line)
 
 
 def _quadruple(entry: Any, text: str, place: str) -> Quadruple:

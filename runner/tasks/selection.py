@@ -52,6 +52,13 @@ def has_items(task: Task) -> bool:
     return hasattr(_whole(task), "collate_items")
 
 
+def cannot(task: Task) -> set[str]:
+    """The values of `data.padding` and `data.outliers` that it does not do."""
+    members = {"collate_items": ("flat", "sequential"), "truncate": ("truncate",)}
+    lacks = {value for member, values in members.items() if not hasattr(_whole(task), member) for value in values}
+    return lacks if pads(task) else lacks | {"group", "global"}
+
+
 def _whole(task: Task) -> Task:
     return task.task if isinstance(task, Selection) else task
 
@@ -105,8 +112,6 @@ class Selection:
         self.train_lines: Sequence[int] = [lines[index] for index in kept["train"]] if lines else ()
         self.train_lengths: Sequence[int] = [task.train_lengths[index] for index in kept["train"]]
         self.validation_lengths: Sequence[int] = [task.validation_lengths[index] for index in kept["validation"]]
-        origins: Sequence[str] = getattr(task, "train_origins", ())
-        self.train_origins: Sequence[str] = [origins[index] for index in kept["train"]] if origins else ()
         self.passes: Sequence[str] = getattr(task, "passes", ())
 
     def build_model(self) -> nn.Module:

@@ -17,10 +17,10 @@ from torch.nn.functional import cross_entropy
 from memdash.config import BUILT_IN_SIGNALS
 from memdash.errors import UsageError
 from memdash.units import parse_bytes
+from runner.own_fields import read_fields
 from runner.spec import Spec
 from runner.tasks.downsampling import downsample, kept
 from runner.tasks.made_signals import MadeSignals, Shape
-from runner.tasks.own_fields import read_fields
 from runner.tasks.protocol import Batch, Part
 from runner.tasks.signal_files import SignalFile, Target, read_targets
 from runner.tasks.signal_model import Fields, SignalToTextModel

@@ -16,6 +16,10 @@ from runner.randomness import permutation
 from runner.spec import Spec
 from runner.tasks.made_aspects import make_aspects
 
+PARAGRAPHS_OF: tuple[str, ...] = ("compound", "debugger", "formatstrings", "specialnames", "string-methods")
+PARAGRAPHS_OF += ("types", "typesmapping", "typesseq")
+SHORTEST_PARAGRAPH = 40  # characters: below it there are headings and single words of code
+
 
 @dataclass(frozen=True)
 class Row:
@@ -31,7 +35,7 @@ def read_rows(spec: Spec, *, labels: bool) -> list[Row]:
     """All rows that the config asks for. Raises UsageError with file, line and column."""
     data = spec.config.data
     if data.source == "python-docs":
-        return _python_docs()
+        return _python_paragraphs() if labels else _python_docs()
     if data.source == "aspects":
         return [Row(example["Text"]) for example in make_aspects()]
     path = spec.path(data.source)
@@ -57,6 +61,18 @@ def _python_docs() -> list[Row]:
     from pydoc_data.topics import topics
 
     return [Row(topics[name]) for name in sorted(topics)]
+
+
+def _python_paragraphs() -> list[Row]:
+    """The paragraphs of some large topics, each with the topic that it is about as its label."""
+    from pydoc_data.topics import topics
+
+    return [
+        Row(paragraph, topic)
+        for topic in PARAGRAPHS_OF
+        for paragraph in topics.get(topic, "").split("\n\n")
+        if len(paragraph.strip()) >= SHORTEST_PARAGRAPH
+    ]
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -14,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
+TREES = Path(__file__).parent / "trees"
 PID = "7"
 """Whose figures they are, in the fixture."""
 PROC_LINES = {
@@ -54,12 +55,26 @@ def capture(about: str) -> dict[str, object]:
             home = found
             for directory in [found, *found.parents][: len(found.relative_to(top).parts) + 1]:
                 files |= _memory_files(directory)
-    tree = {"about": about, "kernel": os.uname().release, "home": str(home) if home else None, "files": files}
+    tree = {
+        "about": about,
+        "kernel": re.match(r"[\d.]*\d", os.uname().release)[0],
+        "home": str(home) if home else None,
+        "files": files,
+    }
     text = json.dumps(tree)
     for number, secret in enumerate(dict.fromkeys(SECRETS.findall(text)), 1):
         text = text.replace(secret, f"{number:012x}")
     text = text.replace(socket.gethostname(), "thishost") if len(socket.gethostname()) > 3 else text
     return dict(json.loads(text.replace("proc/self/cgroup", f"proc/{PID}/cgroup")))
+
+
+def plant(name: str, root: Path) -> dict[str, object]:
+    """Lay a tree of tests/host/trees out below `root`; what was written down of it."""
+    tree = dict(json.loads((TREES / f"{name}.json").read_text()))
+    for path, text in tree["files"].items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return tree
 
 
 def _home(top: Path) -> Path | None:

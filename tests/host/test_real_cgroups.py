@@ -16,6 +16,7 @@ from tests.conftest import wait_until
 
 MIB = 1 << 20
 LIMIT = 300 * MIB
+PSI = Path("/proc/pressure/memory")
 # holds `hold` MiB; on each line of input that many MiB of a file are written anew and read back
 PROGRAM = """
 import os, sys
@@ -65,7 +66,7 @@ def v2_cgroup(memory_cgroup):
     """One whose kernel can slow it down and count whose limit it was."""
     cgroup = memory_cgroup(LIMIT)
     if cgroup.level.version == 1:
-        pytest.skip("the memory controller is v1's here: tests/vm runs this on v2")
+        pytest.skip("the memory controller is v1's here: tests/on_cgroup_v2.py brings one")
     return cgroup
 
 
@@ -103,7 +104,7 @@ def test_cgroups_are_found_whatever_the_process_sees_mounted(memory_cgroup):
     assert found[:2] == [cgroup.inner, cgroup.level.path]
 
 
-def test_what_is_slowed_down_at_memory_high_is_counted_and_felt(v2_cgroup, writer):
+def test_what_is_slowed_down_at_memory_high_is_counted(v2_cgroup, writer):
     process = writer(v2_cgroup.inside)
     host = HostSampler(process.pid)
     host.sample()
@@ -113,7 +114,7 @@ def test_what_is_slowed_down_at_memory_high_is_counted_and_felt(v2_cgroup, write
     told = host.report()
     assert told.num_throttled > 0
     assert told.throttle_bytes == 48 * MIB
-    assert told.stalled_some > 0
+    assert (told.stalled_some or 0) > 0 or not PSI.exists()
     assert told.capacity_bytes == LIMIT  # it slows, it does not kill
     host.close()
 
@@ -137,6 +138,8 @@ def test_a_cousin_that_is_slowed_down_is_not_us(v2_cgroup, writer):
 
 
 def test_pressure_is_that_of_the_cgroup_and_not_of_the_machine(v2_cgroup, writer):
+    if not PSI.exists():
+        pytest.skip("this kernel has no PSI")
     process = writer(v2_cgroup.inside)
     file = pressure_file(cgroup_levels(process.pid))
     assert file == v2_cgroup.inner / "memory.pressure"
