@@ -37,7 +37,9 @@ class Configuration:
 
     @cached_property
     def micro_batches(self) -> list[int]:
-        """Those that cut the group evenly, and the config's own."""
+        """Those that cut the group evenly, and the config's own; only that where an update in the backward allows no cut."""
+        if self.config.train.optimizer_in_backward:
+            return [self.config.micro_batch]
         sizes = divisors(self.group)
         if len(sizes) > MAX_ROWS:
             sizes = sizes[: MAX_ROWS // 2] + sizes[-MAX_ROWS // 2 :]
