@@ -142,7 +142,7 @@ def _train_worst(loop: Loop, session: Watching) -> None:
     every.sort(key=lambda group: max(lengths[index] for index in group))
     for group in (every[len(every) // 2], every[len(every) // 2], every[-1]):
         loop._step.train(group, 0, 1e-4, 0.0)
-        session.end_step(loss=0.0, step_time_s=0.0, examples_seen=0)
+        session.end_step(loss=0.0, step_time_s=0.0, examples_seen=0, micro_batch=size, grad_accum_steps=1)
 
 
 def _main() -> None:
