@@ -156,4 +156,4 @@ def test_strategies() -> None:
     assert ratios["checkpoint: light bf16, bytes"] < 0.25
     # no strategy takes more bytes than what it is to spare
     assert max(ratio for figure, ratio in ratios.items() if figure.endswith("bytes")) <= 1
-    assert ratios["worst peak above weights: items laid out flat, bytes"] < 0.5
+    assert ratios["worst peak above the weights: items laid out flat, bytes"] < 0.5
