@@ -104,6 +104,8 @@ def _torch_rows(memory: DeviceMemory) -> list[Row]:
         rows.append(Row("awaiting a stream", active - allocated, kind, TORCH, note))
     if pieces:
         note = "Gaps beside live tensors: only tensors that are small enough fit in, and `e` cannot give them back."
+        if memory.joins_fragments:
+            note = "Gaps beside live tensors, which count as headroom here."
         rows.append(Row("fragments", pieces, kind, TORCH, note))
     if cached >= 0:
         note = f"{format_bytes(cached)} is reserved by torch but unused: `e` gives it back to the device."

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
+
+from memdash.host import kept
 
 NO_LIMIT = 1 << 60  # v1 writes about 2**63 for "none"
 CHARGED_AT_ONCE = 1 << 20  # the kernel takes pages in batches, 64 of them or a huge one: no peak is nearer to a limit
@@ -103,21 +105,26 @@ def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[Cgrou
 def read_field(path: Path, name: str) -> int | None:
     """The number after `name` in a file of `name number` lines; None when it cannot be had."""
     try:
-        text = path.read_text()
+        text = kept.read(path)
     except OSError:
         return None
-    match = re.search(rf"^{re.escape(name)}\s+(\d+)", text, re.MULTILINE)
+    match = _field(name).search(text)
     return int(match[1]) if match else None
 
 
 def read_fields(path: Path) -> dict[str, int]:
     """Every `name number` line of a file; empty when it cannot be read."""
     try:
-        lines = path.read_text().splitlines()
+        lines = kept.read(path).decode().splitlines()
     except OSError:
         return {}
     fields = (line.split() for line in lines)
     return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
+
+
+@cache
+def _field(name: str) -> re.Pattern[bytes]:
+    return re.compile(rf"^{re.escape(name)}\s+(\d+)".encode(), re.MULTILINE)
 
 
 def _mount(mounts: list[str], version: int, path: PurePosixPath) -> tuple[str, str] | None:
@@ -177,6 +184,6 @@ def _limit(path: Path) -> int | None:
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
+        return int(kept.read(path))
     except (OSError, ValueError):
         return None
