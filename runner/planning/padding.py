@@ -74,9 +74,7 @@ def _candidates(
     yield "truncate", {"data.max_length": usual}, replace(own, lengths=cut, alone_above=0), loses
 
 
-def _way(
-    base: Configuration, name: str, keys: dict[str, Any], slicing: Slicing, short: list[int], loses: str
-) -> Way:
+def _way(base: Configuration, name: str, keys: dict[str, Any], slicing: Slicing, short: list[int], loses: str) -> Way:
     micro_batch, framework_bytes = base.config.micro_batch, base.room.framework_bytes
     this = Configuration(base.config, slicing, base.room, base.estimator)
     epoch = this.first_epoch(micro_batch)
