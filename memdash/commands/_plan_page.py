@@ -31,7 +31,7 @@ def page(plan: dict[str, Any], *, simulated: bool) -> Iterator[str]:
     yield ""
     yield from _ways(plan)
     yield from _variants(plan)
-    yield from _advice(plan)
+    yield from advice(plan)
     yield from _probe_lines(plan)
     yield from _method_lines(plan)
 
@@ -160,7 +160,8 @@ def _percent(share: float) -> str:
     return f"{share:+.0%}"
 
 
-def _advice(plan: dict[str, Any]) -> Iterator[str]:
+def advice(plan: dict[str, Any]) -> Iterator[str]:
+    """What could be changed, and what it would come to."""
     if plan["room"]["capacity_bytes"] is None:
         return
     (row,) = (row for row in plan["rows"] if row["micro_batch"] == plan["configured"])

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memdash import wire
 from memdash.errors import ExitCode, MemdashError, UsageError
 from memdash.units import GIB, MIB, format_bytes, parse_bytes, parse_duration
 
@@ -22,6 +24,14 @@ TIMEOUT_S = 600.0  # a model of a billion parameters is initialised in the plann
 PROBE_S = 120.0  # a person is waiting, and a step that takes a minute has told enough by not ending
 SAFE = 0.8  # of the free host memory: a probe must never be what drives the machine into its end
 CONTEXT_BYTES = 500 * MIB  # CUDA's own share of a card: 300 to 600 MiB, by card and driver
+
+
+class NotPlanned(MemdashError):
+    """The task failed with an error of its own."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class Card(NamedTuple):
@@ -130,7 +140,7 @@ def _is_smaller(row: dict[str, Any], plan: dict[str, Any]) -> bool:
 def _child(
     module: str, config: RunConfig, base: Path, options: Sequence[str], timeout_s: float, too_late: str
 ) -> dict[str, Any]:
-    """Run a module of the planning on a config; its answer. Raises MemdashError, UsageError."""
+    """Run a module of the planning on a config; its answer. Raises MemdashError, UsageError, NotPlanned."""
     from memdash.commands._going_on import as_json
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMDASH_")}
@@ -150,8 +160,7 @@ def _child(
     if lines[-1].startswith("memdash: "):
         kind = UsageError if done.returncode == ExitCode.USAGE else MemdashError
         raise kind(lines[-1].removeprefix("memdash: "))
-    sys.stderr.write(done.stderr)  # the task's own error, with its traceback
-    raise MemdashError(f"the task cannot be planned: {lines[-1]}")
+    raise NotPlanned(f"the task cannot be planned: {lines[-1]}", done.stderr)
 
 
 def configured(plan: dict[str, Any]) -> dict[str, Any]:
@@ -175,3 +184,30 @@ def headline(plan: dict[str, Any]) -> str:
     remedy = f"micro-batch {largest} fits" if largest else "no micro-batch fits as it is"
     where = f"step {over['step']:,} (example {over['example']:,} of length {over['length']:,})"
     return f"plan: WILL OOM at {where}: needs about {need} of {room_text}; {remedy}"
+
+
+def as_message(plan: dict[str, Any], advice: Sequence[str]) -> wire.RunPlan:
+    """The part of a plan that a dashboard shows."""
+    host = configured(plan)["host"]
+    return wire.RunPlan(
+        made_s=time.time(),
+        headline=headline(plan),
+        micro_batch=plan["configured"],
+        capacity_bytes=plan["room"]["capacity_bytes"],
+        source=plan["room"]["source"],
+        splits=[_split(row) for row in plan["rows"]],
+        on_host=plan["room"]["holder"] in ("malloc", "returned"),
+        host_bytes=host["total_bytes"] if host else None,
+        advice=list(advice),
+    )
+
+
+def _split(row: dict[str, Any]) -> wire.PlannedSplit:
+    over = row["first_over"] or {}
+    return wire.PlannedSplit(
+        micro_batch=row["micro_batch"],
+        worst_bytes=row["worst_bytes"],
+        usual_bytes=row["peak_bytes"]["median"],
+        verdict=row["verdict"],
+        **{name: over[name] for name in ("step", "example", "length") if over},
+    )

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from memdash.commands._planning import GPUS, ask, configured, probe, target
+from memdash.commands._planning import GPUS, NotPlanned, ask, configured, probe, target
 from memdash.errors import ExitCode, UsageError
 
 
@@ -51,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
         _check_target(args)
     source, options = target(config, gpu=args.gpu or "", capacity=args.capacity or "")
     base = args.config.parent.resolve()
-    plan = ask(config, base, [*options, "--variants", "yes" if args.variants else "auto"])
+    try:
+        plan = ask(config, base, [*options, "--variants", "yes" if args.variants else "auto"])
+    except NotPlanned as error:
+        sys.stderr.write(error.traceback)
+        raise
     plan["room"]["source"] = source or plan["room"]["source"]
     plan["config"] = str(args.config)
     if args.probe:
