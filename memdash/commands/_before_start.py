@@ -34,16 +34,17 @@ def before_start(config: RunConfig, path: Path, *, asks: bool) -> Before:
     except MemdashError as error:
         _say(f"no plan: {error}; starting without")  # what is wrong with the config, the run will say
         return Before(goes_on=True, message=None)
-    plan["room"]["source"] = source or plan["room"]["source"]
+    simulated = ", simulated" if config.device.kind == "simulated" else ""
+    plan["room"]["source"] = (source or plan["room"]["source"]) + simulated
     plan["config"] = str(path)
     message = as_message(plan, list(advice(plan)))
     _say(message.headline)
     if configured(plan)["verdict"] != "oom" or not asks:
         return Before(goes_on=True, message=message)
-    return Before(goes_on=_asked(plan, simulated=config.device.kind == "simulated"), message=message)
+    return Before(goes_on=_asked(plan), message=message)
 
 
-def _asked(plan: dict[str, Any], *, simulated: bool) -> bool:
+def _asked(plan: dict[str, Any]) -> bool:
     """Whether to start it all the same."""
     while True:
         try:
@@ -51,7 +52,7 @@ def _asked(plan: dict[str, Any], *, simulated: bool) -> bool:
         except (EOFError, KeyboardInterrupt):
             answer = ""
         if answer == "p":
-            print("\n".join(page(plan, simulated=simulated)))
+            print("\n".join(page(plan, simulated=False)))
             continue
         if answer not in ("y", "yes"):
             _say("nothing was started")

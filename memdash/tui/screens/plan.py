@@ -55,7 +55,7 @@ def _line(split: wire.PlannedSplit, plan: wire.RunPlan, board: Board) -> TextLin
     figures += f"{format_bytes(measured) if measured is not None else '':>11}  "
     word: str = "" if split.verdict == "unknown" else split.verdict
     if split.verdict == "oom":
-        word = f"WILL OOM at step {split.step:,} (example {split.example:,}, length {split.length:,})"
+        word = f"WILL OOM at step {split.step:,}"
     if measured is not None:
         word += f"{'; ' if word else ''}{format_percent(measured / split.worst_bytes)} of the worst so far"
     return TextLine(word, COLOURS[split.verdict], ((figures, TEXT),))
