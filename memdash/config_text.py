@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -31,11 +31,11 @@ STARTER = {
 """Where the starter config differs from the defaults: a model that trains in a minute or two on a laptop."""
 
 
-def starter_config(changes: Mapping[str, Any] | None = None, about: str = "") -> str:
-    """Every key with what it means, as TOML; the values train a small model, with `changes` for the machine in `about`."""
+def starter_config(changes: Mapping[str, Any] | None = None, about: Sequence[str] = ()) -> str:
+    """Every key with what it means, as TOML; the values train a small model, with `changes` that `about` tells of."""
     values = STARTER | dict(changes or {})
     lines = ["# A memdash run config with every key; the values train a small BERT on Python's own manual."]
-    lines += [f"# Memory, time and disk are set for {about}."] if about else []
+    lines += [f"# {line}" for line in about]
     lines += ["# Start it: memdash run THIS_FILE"]
     for section in SECTIONS.values():
         docs = _field_docs(section)

@@ -52,7 +52,6 @@ MISTAKES = {
         "no such file",
         "did you mean the built-in `python-docs`?",
     ),
-    "no labels": ('[task]\nname = "text-classification"\n', "has no labels to classify", "CSV"),
     "unknown choice": (
         '[device]\nkind = "gpu"\n',
         "run.toml:2: `device.kind` = 'gpu': not a known value",

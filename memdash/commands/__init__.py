@@ -30,6 +30,7 @@ from memdash.commands import (
     schema,
     stop,
     supervise,
+    sweep,
 )
 from memdash.errors import ExitCode, MemdashError
 
@@ -47,6 +48,7 @@ class Verb(Protocol):
 VERBS: dict[str, Verb] = {
     "plan": plan,
     "run": run,
+    "sweep": sweep,
     "attach": attach,
     "ls": ls,
     "pause": pause,

@@ -41,6 +41,12 @@ def _data_lines(data: dict[str, Any]) -> Iterator[str]:
         f"lengths   {data['examples']:,} examples: median {data['median']:,}, mean {data['mean']:,.1f}, "
         f"90% {data['p90']:,}, 99% {data['p99']:,}, longest {data['longest']:,}"
     )
+    if data["passes"]:
+        total = data["longest"] * len(data["passes"])
+        yield (
+            f"passes    {len(data['passes'])} for each of the {data['item_name']}: {', '.join(data['passes'])}; "
+            f"the longest example takes {data['longest']:,} x {len(data['passes'])} = {total:,}"
+        )
     if data["num_outliers"]:
         lines = data["outlier_lines"] or [0] * len(data["outliers"])
         found = zip(data["outliers"], lines, strict=True)

@@ -23,8 +23,14 @@ class Signals:
         self._early: list[int] = []
         self._unanswered: dict[str, wire.Command] = {}
         self._client: Client | None = None
+        self._stopping = False
         for number in WORDS:
             signal.signal(number, lambda got, _frame: self._early.append(got))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._stopping or signal.SIGTERM in self._early
 
     def connected(self, client: Client) -> None:
         """Ask this supervisor from now on, and first for what nobody has answered."""
@@ -51,6 +57,7 @@ class Signals:
         from memdash.client import new_command_id
 
         print(WORDS[signal.Signals(number)], flush=True)
+        self._stopping |= number == signal.SIGTERM
         command: wire.Command = wire.Stop(command_id=new_command_id(), save="full")
         if number == signal.SIGUSR1:
             command = wire.SaveCheckpoint(command_id=new_command_id(), kind="full", reason="signal")

@@ -49,9 +49,14 @@ def watch(directory: RunDirectory) -> int:
 
 
 def watch_headless(
-    directory: RunDirectory, note: str = "", *, since_s: float = 0.0, signals: Signals | None = None
+    directory: RunDirectory,
+    note: str = "",
+    *,
+    since_s: float = 0.0,
+    signals: Signals | None = None,
+    name: str = "",
 ) -> int:
-    """Print a line every few seconds and every event since `since_s`; the run's outcome as exit code.
+    """Print a line every few seconds and every event since `since_s`, with `name`; the run's outcome as exit code.
 
     `signals` are passed on to the run, as a scheduler expects of the command that it started.
     """
@@ -59,7 +64,7 @@ def watch_headless(
         print(f"memdash: {note}", file=sys.stderr)
     print(f"run {directory.run_id} in {directory.path}", flush=True)
     try:
-        state = asyncio.run(_follow(directory, _Printer(since_s), signals))
+        state = asyncio.run(_follow(directory, _Printer(since_s, name), signals))
     except KeyboardInterrupt:
         name = directory.run_id
         print(f"{name} goes on.  Back to it: memdash attach {name}; end it: memdash stop {name}")
@@ -107,8 +112,9 @@ def _restart_supervisor(directory: RunDirectory) -> None:
 class _Printer:
     """Turns messages into lines; knows when the last progress line was printed."""
 
-    def __init__(self, since_s: float) -> None:
+    def __init__(self, since_s: float, name: str = "") -> None:
         self._since_s = since_s
+        self._name = f"{name}: " if name else ""
         self.state: wire.RunState | None = None
         self.caught_up = False
         """Whether all that happened before we came has been shown."""
@@ -122,13 +128,14 @@ class _Printer:
             now_s = asyncio.get_running_loop().time()
             if message.step and now_s - self._printed_s >= LINE_EVERY_S:
                 self._printed_s = now_s
-                print(f"{_clock(time.time())}  {progress_line(message, time.time())}", flush=True)
+                print(f"{_clock(time.time())}  {self._name}{progress_line(message, time.time())}", flush=True)
         elif isinstance(message, wire.Backfilled):
             self.caught_up = True
         elif isinstance(message, wire.JournalEntry) and message.seq > self._journal_seq:
             self._journal_seq = message.seq
             if message.time_s >= self._since_s:
-                print(f"{_clock(message.time_s)}  [step {message.step}] {message.kind}: {message.text}", flush=True)
+                text = f"{self._name}[step {message.step}] {message.kind}: {message.text}"
+                print(f"{_clock(message.time_s)}  {text}", flush=True)
 
 
 def _clock(time_s: float) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from memdash import wire
 from memdash.checkpoints import complete
@@ -76,6 +77,17 @@ class Attempts:
         if self._rank and self._sampler:
             self._sampler.sample()
 
+    @property
+    def pressure_file(self) -> Path | None:
+        """What tells how long the training process waits for memory; None while nothing runs."""
+        return self._sampler.pressure_file if self._rank and self._sampler else None
+
+    def pressed(self) -> None:
+        """The kernel says that processes wait for memory."""
+        if self._rank and self._sampler:
+            self._sampler.num_alarms += 1
+            self._sampler.sample()
+
     def report(self) -> wire.HostSample | None:
         """Host memory since the last report; None while nothing runs."""
         if not (self._rank and self._sampler):
@@ -121,6 +133,7 @@ class Attempts:
         if adopted.rank is None:
             self._ended_unseen(adopted)
             return
+        self._catch_up()
         self._output.mark(adopted.output_bytes)
         self._telemetry.advance(LinkChanged(linked=False))
         self._sampler = self._sampler_of(adopted.rank.pid)
@@ -197,8 +210,7 @@ class Attempts:
         self._output.mark(found.output_bytes)
         for words in found.words:
             self._telemetry.take_in(words)
-        heard_s = self._telemetry.heard_s(0)
-        self._telemetry.catch_up(recorded_steps(self._directory, self._telemetry.state.attempt, heard_s))
+        self._catch_up()
         self._conclude(
             RankExited(
                 time_s=found.ended_s,
@@ -208,6 +220,11 @@ class Attempts:
                 unseen=found.unseen,
             )
         )
+
+    def _catch_up(self) -> None:
+        """Take in what the supervisor before has recorded after it saved the state."""
+        attempt, known_s = self._telemetry.state.attempt, self._telemetry.sampled_s(0)
+        self._telemetry.catch_up(recorded_steps(self._directory, attempt, known_s))
 
     def _conclude(self, exited: RankExited) -> None:
         """Say how it ended; or, when policy says so, what comes next, so that nobody takes the run for over."""

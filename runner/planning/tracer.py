@@ -30,9 +30,11 @@ from memdash.batching import BatchSplit
 from memdash.config import TrainSection
 from memdash.errors import MemdashError
 from runner.device import Batch, CpuDevice
+from runner.in_backward import InBackward
 from runner.optimizer import make_optimizer
 from runner.planning.cuda_kernels import CudaKernels
 from runner.planning.trace import Kind, Phase, Script, Trace
+from runner.planning.workspace import with_workspace
 from runner.precision import Precision
 from runner.step import GroupStep
 from runner.tasks.protocol import Task
@@ -64,7 +66,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Do it, and note what it made. A fake tensor has no value: whoever asks for one is told 1."""
         if operation is READ_VALUE and isinstance(args[0], FakeTensor):
             return 1.0 if args[0].is_floating_point() else 1
-        result = operation(*args, **(kwargs or {}))
+        result = with_workspace(operation, args, operation(*args, **(kwargs or {})))
         if not self.is_host:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, FakeTensor):
@@ -202,7 +204,9 @@ class Tracer:
         """Another tracer of the same tensors may train others of them."""
         with self._fake:
             optimizer = make_optimizer(model, train)
-        self.state = TrainingState(model, optimizer, Progress(), self._device, PhasePrecision(train, self._device))
+        in_backward = InBackward.of(optimizer, train, self._device.host)
+        precision = PhasePrecision(train, self._device)
+        self.state = TrainingState(model, optimizer, Progress(), self._device, precision, in_backward)
 
     def trace(self, batch: int, index: int) -> Trace:
         """A step whose slices are `batch` times this training example, so padded to its length."""
@@ -222,6 +226,8 @@ class Tracer:
         try:
             with self._fake, recorder, self._kernels():
                 step.train([index] * (2 * batch), 0, self._train.learning_rate, self._train.max_grad_norm)
+                if state.in_backward:  # nothing is left to commit
+                    state.precision.unscale(state.optimizer)
         except CANNOT_TELL as error:
             why = str(error).strip().partition("\n")[0]
             hint = "its sizes must follow from the shapes of its inputs"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from memdash.errors import UsageError
+from runner.models.baselines import FIELDS, choose_baseline
+from runner.models.classifier import HeadShape, over_baseline, over_pretrained
 from runner.spec import Spec
-from runner.tasks.pretrained import build, load_tokenizer, model_config
+from runner.tasks.pretrained import build, cut, load_tokenizer, model_config
 from runner.tasks.protocol import Batch, Part
+from runner.tasks.scores import class_sums, macro_f1
 from runner.tasks.sources import hold_out, read_rows
 
 
@@ -35,10 +39,8 @@ class TextClassification:
         self._tokenizer = load_tokenizer(spec, saved_tokenizer, (row.text for row in rows))
         if self._tokenizer.pad_token_id is None:
             raise UsageError("the tokenizer has no padding token, which batches of unequal texts need")
-        names = dict(enumerate(classes))
-        numbers = {name: number for number, name in names.items()}
-        self._config = model_config(spec, self._tokenizer, id2label=names, label2id=numbers)
-        self._config.pad_token_id = self._tokenizer.pad_token_id
+        numbers = {name: number for number, name in enumerate(classes)}
+        self._config = self._model_config(numbers)
         self.notes: list[str] = []
         tokens = self._cut([row.text for row in rows], data.max_length)
         examples = [(ids, numbers[row.label]) for ids, row in zip(tokens, rows, strict=True)]
@@ -49,7 +51,13 @@ class TextClassification:
         self.validation_lengths: Sequence[int] = [len(ids) for ids, _ in self._examples["validation"]]
 
     def build_model(self) -> nn.Module:
-        """The architecture with a classification head."""
+        """The architecture with a classification head: its own, or a small one."""
+        section = self._spec.config.model
+        head = HeadShape(section.head_hidden, section.head_dropout)
+        if self._is_baseline:
+            return over_baseline(self._config, head)
+        if section.head_hidden:
+            return over_pretrained(build(AutoModel, self._spec, self._config), head)
         model: nn.Module = build(AutoModelForSequenceClassification, self._spec, self._config)
         return model
 
@@ -68,6 +76,12 @@ class TextClassification:
             "labels": torch.tensor([label for _, label in chosen]),
         }
 
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens of each training example."""
+        train = self._examples["train"]
+        train[:] = [(cut(ids, length, self._tokenizer), label) for ids, label in train]
+        self.train_lengths = [len(ids) for ids, _ in train]
+
     def count_items(self, batch: Batch) -> int:
         """Examples."""
         return len(batch["labels"])
@@ -77,15 +91,38 @@ class TextClassification:
         return cross_entropy(self._logits(model, batch), batch["labels"], reduction="sum")
 
     def metric_sums(self, model: nn.Module, batch: Batch) -> dict[str, float]:
-        """Loss and right guesses."""
+        """Loss, right guesses, and what the F1 of each class is made of."""
         logits = self._logits(model, batch)
         loss = cross_entropy(logits, batch["labels"], reduction="sum")
-        return {"loss": float(loss), "accuracy": float((logits.argmax(-1) == batch["labels"]).sum())}
+        guesses = logits.argmax(-1)
+        right = float((guesses == batch["labels"]).sum())
+        return {"loss": float(loss), "accuracy": right, **class_sums(guesses, batch["labels"])}
+
+    def finish_metrics(self, sums: Mapping[str, float], num_items: int) -> dict[str, float]:
+        """Loss and accuracy of an example, and the mean F1 of the classes."""
+        means = {name: sums[name] / num_items for name in ("loss", "accuracy")}
+        return {**means, "macro_f1": macro_f1(sums)}
 
     def save_files(self, model: nn.Module, folder: Path) -> None:
-        """What `from_pretrained` needs besides the weights."""
+        """What is needed to open it besides the weights: by `from_pretrained`, or by `runner.models.classifier`."""
         model.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
         self._tokenizer.save_pretrained(folder)
+
+    @property
+    def _is_baseline(self) -> bool:
+        section = self._spec.config.model
+        return not section.pretrained and section.architecture in FIELDS
+
+    def _model_config(self, numbers: dict[str, int]) -> Any:
+        """What the model is made from. Raises UsageError."""
+        names = {number: name for name, number in numbers.items()}
+        section, data = self._spec.config.model, self._spec.config.data
+        if self._is_baseline:
+            vocab_size = len(self._tokenizer)
+            return choose_baseline(section.architecture, section.config, data.max_length, vocab_size, names)
+        config = model_config(self._spec, self._tokenizer, id2label=names, label2id=numbers)
+        config.pad_token_id = self._tokenizer.pad_token_id
+        return config
 
     def _cut(self, texts: list[str], max_length: int) -> list[list[int]]:
         """Tokens of each text, with a note of how many were too long and what they lost."""

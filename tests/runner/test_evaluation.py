@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from memdash.config import DataSection, RunConfig
 from runner.evaluation import Evaluation
 from runner.optimizer import Plan
+from runner.tasks.selection import select
 from tests.runner.conftest import Trainer, assert_bitwise
 from tests.runner.toy_task import ToyTask
 
@@ -79,6 +81,36 @@ def test_one_example_too_large_skips_the_evaluation_and_says_so() -> None:
     assert evaluation.run(8)
     assert not evaluation.metrics
     assert "evaluation skipped" in trainer.session.notices[0]
+
+
+class Scored(ToyTask):
+    """Tells a ratio of two sums, which no mean over tokens is."""
+
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, float]:
+        return {"loss": float(self.loss_sum(model, batch)), "rows": float(len(batch["labels"]))}
+
+    def finish_metrics(self, sums: Any, num_items: int) -> dict[str, float]:
+        return {"loss": sums["loss"] / num_items, "tokens_per_row": num_items / sums["rows"]}
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4, 8])
+def test_a_task_may_finish_its_metrics_itself(micro_batch: int) -> None:
+    trainer = Trainer(Scored(held_out=7), 8, 4)
+    evaluation = Recorded(trainer)
+    evaluation.run(micro_batch)
+    tokens = trainer.task.count_items(trainer.task.collate("validation", range(7), 0))
+    assert evaluation.metrics["tokens_per_row"] == pytest.approx(tokens / 7)
+    assert set(evaluation.metrics) == {"loss", "tokens_per_row"}
+
+
+@pytest.mark.parametrize("kind", [ToyTask, Scored])
+def test_a_selection_has_the_metrics_of_its_task(kind: type[ToyTask]) -> None:
+    config = RunConfig(data=DataSection(subset_ratio=0.5))
+    trainer = Trainer(select(kind(count=40, held_out=8), config), 8, 4)  # type: ignore[arg-type]
+    evaluation = Recorded(trainer)
+    evaluation.run(4)
+    assert ("tokens_per_row" in evaluation.metrics) == (kind is Scored)
+    assert evaluation.metrics["loss"] > 0
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,14 @@ def test_ones_own_task_learns_to_spell(tmp_path: Path) -> None:
     assert len((EXAMPLES / "own_task.py").read_text().splitlines()) < 70
 
 
+def test_signals_become_words(tmp_path: Path) -> None:
+    sizes = ("task.options.examples=100", "train.max_steps=20", "train.learning_rate=3e-2", "train.warmup_steps=0")
+    done = train(tmp_path, "signal-to-text", *sizes)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 0.3
+    assert re.search(r"exact_match \S+  wer \S+  word_accuracy \S+$", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path: Path) -> None:
     done = train(tmp_path, "demo", "train.max_steps=40", "train.eval_every=0")
@@ -58,6 +66,23 @@ def test_the_rehearsal_goes_on_with_smaller_slices(tmp_path: Path) -> None:
     assert losses(small.stdout)[-1] == pytest.approx(losses(large.stdout)[-1], abs=2e-4)
     checkpoint = tmp_path / "small/run/checkpoints/step-00000012-light"
     assert json.loads((checkpoint / "training.json").read_bytes())["micro_batch"] == 4
+
+
+@pytest.mark.slow
+def test_reviews_of_many_items_are_trained_flat(tmp_path: Path) -> None:
+    small = ("train.global_batch=2", "train.micro_batch=2", "train.warmup_steps=0", "train.learning_rate=1e-3")
+    some = (
+        "data.max_examples=100",
+        "data.max_length=128",
+        "train.max_steps=4",
+        "train.eval_every=0",
+        "train.threads=1",
+    )
+    done = train(tmp_path, "aspects", *small, *some)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 1
+    assert "forward_aspect_loss" in done.stdout
+    assert "arousal_loss" in done.stdout
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_classifier_learns(tmp_path: Path) -> None:
     assert last < first / 4
     with torch.no_grad():
         sums = task.metric_sums(task.build_model(), task.collate("validation", [0, 1], 0))
-    assert set(sums) == {"loss", "accuracy"}
+    assert {"loss", "accuracy"} < set(sums)
 
 
 def test_built_in_tasks_have_all_members(tmp_path: Path) -> None:
