@@ -39,5 +39,5 @@ def test_the_kernel_takes_the_trigger():
     except OSError as error:
         pytest.skip(f"this kernel takes no trigger: {error}")
     assert trigger.fileno() >= 0
-    assert trigger.fired() in (True, False)  # whether others on this machine wait for memory is not ours to say
+    trigger.look()
     trigger.close()
