@@ -48,7 +48,7 @@ def measure(quick: bool) -> list[Row]:
     with home() as path:
         shares = _pulse.run(path, SAMPLES_HZ, 1.0 if quick else 20.0)
         found = _stepped(path, rounds=2 if quick else 15)
-        rival = _rival(path, rounds=1 if quick else 5)
+        rival = "only without --quick" if quick else _rival(path, rounds=5)
         sampling = [_sampling(hz, 1.0 if quick else 5.0) for hz in SAMPLES_HZ]
     slices: list[Slice] = found["slices"]
     rows = []
