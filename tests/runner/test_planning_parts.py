@@ -74,7 +74,7 @@ def test_what_lowers_the_worst_slice_is_told_from_what_lowers_the_usual_one() ->
     assert found["isolate"]["worst_bytes"] == 40
     assert found["drop"]["worst_bytes"] == found["truncate"]["worst_bytes"] == 4 * 5
     assert found["drop"]["loses"] == "1 of 61 examples, 25.0% of all length"
-    assert found["truncate"]["keys"] == {"data.max_length": 5}
+    assert found["truncate"]["keys"] == {"data.outlier_length": 5, "data.outliers": "truncate"}
 
 
 def test_holes_are_of_what_comes_and_goes() -> None:
