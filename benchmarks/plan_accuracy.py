@@ -198,6 +198,7 @@ def tracked(task: Texts, batch: int, length: int) -> tuple[float, float]:
                 task.loss_sum(model, inputs).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                tracker.reset_mod_stats()
         peak = sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
     return time.process_time() - began_s, float(peak)
 
@@ -324,7 +325,7 @@ def measure(quick: bool) -> list[Row]:
         sys.stderr.write(f"{note}\n")
     for name in list(MODELS)[: 1 if quick else None]:
         for way in WAYS:
-            rows += compare(name, device, way, BATCHES[:3] if quick else BATCHES)
+            rows += compare(name, device, way, BATCHES[:2] if quick else BATCHES)
     why = (
         not_measured("no CUDA device was at hand") if not torch.cuda.is_available() else not_measured("not written yet")
     )

@@ -64,7 +64,8 @@ def configuration(lengths: list[int], room: int | None = None, **train: Any) -> 
 
 def test_what_lowers_the_worst_slice_is_told_from_what_lowers_the_usual_one() -> None:
     lengths = [1, 5, 1, 1] * 15 + [40]
-    found = {way["name"]: way for way in ways(configuration(lengths), LengthStatistics.of(lengths), can_pad=False)}
+    cannot = {"group", "global", "flat", "sequential"}
+    found = {way["name"]: way for way in ways(configuration(lengths), LengthStatistics.of(lengths), cannot)}
     assert list(found)[0] == "batch"
     assert {name for name, way in found.items() if not way["is_possible"]} == {"group", "global"}
     assert found["batch"]["worst_bytes"] == found["global"]["worst_bytes"] == 4 * 40
@@ -74,7 +75,7 @@ def test_what_lowers_the_worst_slice_is_told_from_what_lowers_the_usual_one() ->
     assert found["isolate"]["worst_bytes"] == 40
     assert found["drop"]["worst_bytes"] == found["truncate"]["worst_bytes"] == 4 * 5
     assert found["drop"]["loses"] == "1 of 61 examples, 25.0% of all length"
-    assert found["truncate"]["keys"] == {"data.max_length": 5}
+    assert found["truncate"]["keys"] == {"data.outlier_length": 5, "data.outliers": "truncate"}
 
 
 def test_holes_are_of_what_comes_and_goes() -> None:
