@@ -19,6 +19,8 @@ import torch
 
 from memdash.config_file import parse_config
 from memdash.errors import ConfigError, UsageError
+from runner.adapt import adapt
+from runner.device import CpuDevice
 from runner.groups import Groups
 from runner.lookahead import Lookahead
 from runner.optimizer import Plan
@@ -32,6 +34,7 @@ from runner.spec import Spec
 from runner.tasks.aspects_model import PASSES
 from runner.tasks.made_aspects import CATEGORIES, EXAMPLES, MEAN_WORDS, OUTLIER_AT, SENTIMENTS, lines, make_aspects
 from runner.tasks.opening import open_task
+from runner.tensorfile import write_tensors
 from runner.training_state import Progress
 from tests.runner.strategies import Trial, assert_same_checkpoint, run
 
@@ -252,6 +255,40 @@ def test_six_passes_are_reported_and_learned(tmp_path: Path, data: dict[str, Any
     assert {"span_f1", "category_accuracy", "forward_aspect_exact", "backward_aspect_exact"} < metrics.keys()
     assert trial.losses[-1] < 0.6 * trial.losses[0]
     assert 0.3 < metrics["span_f1"] <= 1
+
+
+def test_a_light_checkpoint_opens_as_the_encoder(tmp_path: Path, data: dict[str, Any]) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    task = opened(tmp_path, data)
+    model = task.build_model().eval()
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    with open(folder / "model.safetensors", "wb") as file:
+        write_tensors(file.write, model.state_dict(), CpuDevice().host)
+    task.save_files(model, folder)
+    loaded, report = AutoModel.from_pretrained(folder, output_loading_info=True, add_pooling_layer=False)
+    assert not report["missing_keys"]
+    ours = dict(model.base_model.named_parameters())
+    assert all(torch.equal(parameter, ours[name]) for name, parameter in loaded.named_parameters())
+    assert len(AutoTokenizer.from_pretrained(folder)) == len(task._tokenizer)
+
+
+@pytest.mark.parametrize("keys", [{"gradient_checkpointing": True}, {"freeze": "encoder"}], ids=str)
+def test_the_model_can_be_checkpointed_and_frozen(tmp_path: Path, data: dict[str, Any], keys: dict[str, Any]) -> None:
+    task = opened(tmp_path, data)
+    batch = task.collate("train", [0, 4], 0)
+    plain, saving = task.build_model(), task.build_model()
+    saving.load_state_dict(plain.state_dict())
+    section = "model" if "freeze" in keys else "train"
+    adapt(saving, parse_config({section: keys}))
+    losses = [task.loss_sum(model.train(), batch) for model in (plain, saving)]
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(losses[0], losses[1])
+    trained_ones = {name for name, parameter in saving.named_parameters() if parameter.grad is not None}
+    assert any(name.startswith("bert.") for name in trained_ones) == (section == "train")
+    assert {"questions.weight", "spans.0.weight", "category.bias"} < trained_ones
 
 
 # ---- what each policy takes ----
