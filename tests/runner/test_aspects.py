@@ -181,6 +181,7 @@ def test_a_mistake_in_the_file_is_told_with_its_line(
         ({"data": {"source": "python-docs"}}, "has no quadruples"),
         ({"data": {"source": "reviews.csv"}}, "quadruples are read from JSON lines"),
         ({"data": {"source": "empty.jsonl"}}, "empty.jsonl: no rows"),
+        ({"data": {"source": "empty.jsonl", "where": {"Text": "x"}}}, "quadruples have no columns to choose by"),
     ],
     ids=str,
 )
@@ -232,10 +233,7 @@ def test_padding_adds_nothing_to_loss_and_gradient(tmp_path: Path, data: dict[st
     for padding in ("flat", "sequential"):
         requests = Slicing(task.train_lengths, padding).requests(group, 0)
         others[padding] = iter([make(task, "train", request) for request in requests])
-    assert [n for n, gradient in padded.items() if not gradient.any()] in (
-        [],
-        ["bert.encoder.layer.0.attention.self.key.bias"],
-    )
+    assert all(gradient.any() for name, gradient in padded.items() if name.endswith("weight"))  # each has a part in it
     for batches in others.values():
         found = gradients(task, model, batches)
         for name, gradient in padded.items():
