@@ -90,7 +90,8 @@ class Configuration:
         alone = 0 < self.slicing.alone_above < length
         size, count = (1, 2) if alone else (micro_batch, self.slices_of(micro_batch))
         if self.slicing.padding in OF_ITEMS:
-            size, length, count = self._items_beside(micro_batch, length), 1, 2
+            size, length = self._items_beside(micro_batch, length), 1
+            count = 2 if self.slicing.padding == "sequential" else count
         held = self.estimator.held_step(size, length, count) + self.room.framework_bytes
         return self.estimator.step(size, length, count), held
 
