@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "memdash needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V): call make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "Installing into $(VENV): a minute or two ..."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,test,bench]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,test,bench,8bit]'
 	@touch $@
 
 clean:

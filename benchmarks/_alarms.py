@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,7 +14,8 @@ from memdash.forecast.backtest import Said, replay
 from memdash.supervisor.events import RankStarted
 from memdash.supervisor.run_state import advance
 
-ALARMING = ("warning", "critical")
+ALARMING: tuple[wire.Risk, ...] = ("warning", "critical")
+WATCHING: tuple[wire.Risk, ...] = ("watch", *ALARMING)
 SCRAPE_S, RANGE_S, AHEAD_S, HOLD_S = 15.0, 3600.0, 4 * 3600.0, 300.0
 """predict_linear(x[1h], 4*3600) < 0, for: 5m, scraped every 15 s: the form that most published rules have."""
 LONGER = 1000
@@ -48,35 +49,39 @@ def recorded(trace: Trace) -> Iterator[tuple[wire.Message, wire.RunState]]:
         yield message, state
 
 
-def memdash(trace: Trace) -> list[Tick]:
-    """Our forecast: what it says at `warning` or above."""
-    return [Tick(said.forecast.time_s, said.state.step, _alarms(said)) for said in replay(recorded(trace))]
+def memdash(trace: Trace, levels: Sequence[wire.Risk] = ALARMING) -> list[Tick]:
+    """Our forecast: what it says at these levels."""
+    return [Tick(said.forecast.time_s, said.state.step, _alarms(said, levels)) for said in replay(recorded(trace))]
 
 
-def _alarms(said: Said) -> dict[str, wire.Outlook | None]:
+def _alarms(said: Said, levels: Sequence[wire.Risk]) -> dict[str, wire.Outlook | None]:
     alarms: dict[str, wire.Outlook | None] = {}
     for outlook in said.forecast.outlooks:
-        if outlook.where in ("host", "device") and outlook.level in ALARMING:
+        if outlook.where in ("host", "device") and outlook.level in levels:
             alarms.setdefault(outlook.where, outlook)
     return alarms
 
 
-def predict_linear(scale: float) -> Rule:
-    """Prometheus's rule on the headroom of host and device, with all its times divided by `scale`."""
+def predict_linear(scale: float, ahead: float = 1.0, hold: float = 1.0) -> Rule:
+    """Prometheus's rule on the headroom of host and device, with all its times divided by `scale`.
+
+    It looks `ahead` times as far as usual, and holds `hold` times as long before it fires.
+    """
 
     def at(line: Line | None) -> bool:
-        return line is not None and line.level + line.slope * AHEAD_S / scale < 0
+        return line is not None and line.level + line.slope * ahead * AHEAD_S / scale < 0
 
-    return lambda trace: _watched(trace, SCRAPE_S / scale, RANGE_S / scale, 0.0, HOLD_S / scale, at)
+    return lambda trace: _watched(trace, SCRAPE_S / scale, RANGE_S / scale, 0.0, hold * HOLD_S / scale, at)
 
 
-def steady_growth(scale: float) -> Rule:
-    """A leak is what rises with R2 >= 0.7 over the last five minutes, divided by `scale`."""
+def steady_growth(scale: float, r2: float = LEAK_R2, hold: float = 0.0) -> Rule:
+    """A leak is what rises with R2 >= `r2` over the last five minutes, divided by `scale`; for `hold` times as long."""
 
     def at(line: Line | None) -> bool:
-        return line is not None and line.slope < 0 and line.r2 >= LEAK_R2
+        return line is not None and line.slope < 0 and line.r2 >= r2
 
-    return lambda trace: _watched(trace, 0.0, LEAK_WINDOW_S / scale, 0.9 * LEAK_WINDOW_S / scale, 0.0, at)
+    window_s = LEAK_WINDOW_S / scale
+    return lambda trace: _watched(trace, 0.0, window_s, 0.9 * window_s, hold * window_s, at)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -77,6 +78,16 @@ class Score:
     def alarms_per_hour(self) -> float:
         """Of healthy training."""
         return self.num_alarms / max(1e-9, self.healthy_s / 3600)
+
+    @property
+    def most_alarms_per_hour(self) -> float:
+        """A true rate above this would have shown more of them, 19 times of 20 (Poisson)."""
+        low, high = 0.0, 100.0 + 2 * self.num_alarms
+        while high - low > 1e-6:
+            mean = (low + high) / 2
+            so_few = sum(math.exp(-mean) * mean**count / math.factorial(count) for count in range(self.num_alarms + 1))
+            low, high = (mean, high) if so_few > 0.05 else (low, mean)
+        return high / max(1e-9, self.healthy_s / 3600)
 
     @property
     def lead_s(self) -> list[float]:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-BUILT_IN_TASKS = ("language-modelling", "text-classification")
-BUILT_IN_SOURCES = ("python-docs",)
+BUILT_IN_TASKS = ("language-modelling", "text-classification", "aspects", "signal-to-text")
+BUILT_IN_SOURCES = ("python-docs", "aspects")
+BUILT_IN_SIGNALS = "signals"
 BASELINES = ("rnn", "lstm", "transformer")
 TEXT_FORMATS = ("csv", "tsv", "jsonl", "text")
 
@@ -34,9 +35,9 @@ class TaskSection(Section, frozen=True, kw_only=True):
     """What is trained."""
 
     name: str = "language-modelling"
-    """`language-modelling`, `text-classification`, or your own as `module:function`, found from the config's directory."""
+    """`language-modelling`, `text-classification`, `aspects`, `signal-to-text`, or your own, `module:function` beside the config."""
     options: dict[str, Any] = {}
-    """Handed to your own task as it is."""
+    """Handed to your own task as it is; with `data.source = "signals"` their `examples`, `channels`, `timesteps`."""
 
 
 class ModelSection(Section, frozen=True, kw_only=True):
@@ -62,7 +63,19 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Which examples."""
 
     source: str = "python-docs"
-    """A .csv, .tsv, .jsonl or .txt file (relative to the config, or `package:name/file`), or the built-in `python-docs`."""
+    """A file (from the config's directory, or `package:name/file`): .csv .tsv .jsonl .txt .npy; or `python-docs`, `aspects`, `signals`."""
+    targets: str = ""
+    """With a .npy `source`: a .txt file with a text a line for each signal, or .jsonl (`text_column`, `timesteps`)."""
+    memory_map: bool = True
+    """Read each signal from disk when it is needed; `false` loads the whole file into host memory."""
+    downsample: int = 1
+    """Keep one of so many timesteps of a signal: memory and time go down with it."""
+    lowpass: bool = True
+    """Filter before that, so that fast waves vanish instead of turning up as slow ones that were never there."""
+    num_workers: int = 0
+    """Processes that prepare the micro-batches to come; the training is the same bit for bit. 0 = none."""
+    prefetch: int = 2
+    """Micro-batches that each of them keeps ready, in shared memory."""
     format: Literal["", "csv", "tsv", "jsonl", "text"] = ""
     """Empty = from the file's ending."""
     text_column: str = "text"
@@ -83,12 +96,12 @@ class DataSection(Section, frozen=True, kw_only=True):
     """Share of the examples held out for evaluation; 0 = none."""
     subset_ratio: float = 1.0
     """Share of all examples, the held-out ones too, that the run uses, drawn by its seed."""
-    padding: Literal["batch", "group", "global", "bucket"] = "batch"
-    """Pad to the longest of a micro-batch, a step, or all; `bucket` = as `batch`, with like lengths in one step."""
+    padding: Literal["batch", "group", "global", "bucket", "flat", "sequential"] = "batch"
+    """To the longest of a micro-batch, a step, or all; `bucket` = like lengths in one step; items `flat`, or one at a time."""
     outlier_length: int = 0
     """Training examples longer than this are outliers, and the journal says how many; 0 = none are."""
-    outliers: Literal["isolate", "drop"] = "isolate"
-    """`isolate` trains each in a slice of its own, so that no other is padded to it; `drop` leaves them out."""
+    outliers: Literal["isolate", "drop", "truncate"] = "isolate"
+    """`isolate` = each in a slice of its own, so that no other is padded to it; `drop` = left out; `truncate` = cut."""
 
 
 class TrainSection(Section, frozen=True, kw_only=True):
@@ -106,12 +119,14 @@ class TrainSection(Section, frozen=True, kw_only=True):
     """Peak learning rate."""
     weight_decay: float = 0.01
     """Decoupled from the gradient (with `sgd`: added to it); not applied to biases and norms."""
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    """Bytes of state per fp32 parameter: `adamw` 8, `sgd` 0 (4 with momentum), `adafactor` next to none."""
+    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor"] = "adamw"
+    """Bytes of state a parameter: `adamw` 8, `adamw8bit` 2 (by bitsandbytes), `sgd` 0 (4 with momentum), `adafactor` ~0."""
     optimizer_impl: Literal["auto", "fused", "foreach", "for-loop"] = "auto"
     """`fused` needs no memory for an update, `for-loop` that of one weight, `foreach` that of all. `auto` = the least."""
     momentum: float = 0.0
     """Of `sgd`."""
+    optimizer_in_backward: bool = False
+    """Update each weight as soon as its gradient is there and free that: needs the whole group in one slice, no clipping."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -131,7 +146,7 @@ class TrainSection(Section, frozen=True, kw_only=True):
     patience: int = 0
     """Evaluations in a row without a better `patience_metric`, after which the run is finished early; 0 = never."""
     patience_metric: str = "loss"
-    """A metric of the evaluation: losses and perplexities are to fall, all others to rise."""
+    """A metric of the evaluation: losses, perplexities and `wer` are to fall, all others to rise."""
     threads: int = 0
     """CPU threads for torch; 0 = torch's own choice."""
 
@@ -154,6 +169,8 @@ class MemorySection(Section, frozen=True, kw_only=True):
     """Read the kernel's high-water marks, so that a spike between two samples shows; this resets `ru_maxrss`."""
     empty_cache_every: int = 0
     """Steps between two collections of garbage that also give the device's cache back; slow when often. 0 = never."""
+    malloc: Literal["default", "return"] = "default"
+    """`return` = glibc gives a freed tensor's host memory back at once: a lower, truer peak, more time in the kernel."""
     record_history: bool = False
     """Let torch note who allocates what on a CUDA device, for memory snapshots; costs host memory and a little speed."""
 

@@ -9,6 +9,7 @@ from typing import NoReturn, Protocol
 from memdash.batching import BatchSplit
 from memdash.config import (
     BASELINES,
+    BUILT_IN_SIGNALS,
     BUILT_IN_SOURCES,
     BUILT_IN_TASKS,
     TEXT_FORMATS,
@@ -20,6 +21,9 @@ from memdash.config import (
 )
 from memdash.errors import PlanError
 from memdash.units import parse_bytes, parse_duration
+
+ONE_SLICE = ("batch", "group", "global", "bucket", "flat")
+"""What `data.padding` may be for a group to go through the model at once."""
 
 
 class Fail(Protocol):
@@ -36,6 +40,8 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
         "train.global_batch": train.global_batch,
         "train.learning_rate": train.learning_rate,
         "data.max_length": data.max_length,
+        "data.downsample": data.downsample,
+        "data.prefetch": data.prefetch,
         "checkpoint.keep_last": config.checkpoint.keep_last,
     }
     not_negative = {
@@ -53,6 +59,7 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
         "train.grow_after": train.grow_after,
         "data.max_examples": data.max_examples,
         "data.outlier_length": data.outlier_length,
+        "data.num_workers": data.num_workers,
         "checkpoint.every_steps": config.checkpoint.every_steps,
         "on_failure.restart": config.on_failure.restart,
         "checkpoint.every_minutes": config.checkpoint.every_minutes,
@@ -98,6 +105,10 @@ def _check_strategies(config: RunConfig, fail: Fail) -> None:
         fail("train.momentum", train.momentum, f"{train.optimizer} has none", 'only optimizer = "sgd" has')
     if train.optimizer == "adafactor" and train.optimizer_impl == "fused":
         fail("train.optimizer_impl", "fused", "torch has no fused adafactor", "`for-loop` needs the least memory")
+    if train.optimizer == "adamw8bit" and train.optimizer_impl != "auto":
+        fail("train.optimizer_impl", train.optimizer_impl, "adamw8bit has one implementation", "leave it at `auto`")
+    if train.optimizer_in_backward:
+        _check_in_backward(config, fail)
     if config.model.trained_layers and config.model.freeze == "none":
         fail("model.trained_layers", config.model.trained_layers, "nothing is frozen", 'set model.freeze = "encoder"')
 
@@ -121,6 +132,29 @@ def _check_model(config: RunConfig, fail: Fail) -> None:
             )
 
 
+def _check_in_backward(config: RunConfig, fail: Fail) -> None:
+    """An update that comes with the gradient cannot wait for what is only known after it."""
+    key, train, data = "train.optimizer_in_backward", config.train, config.data
+    if config.micro_batch != train.global_batch:
+        why = (
+            f"each slice would update the weights, and train.micro_batch = {train.micro_batch} cuts a step into several"
+        )
+        fail(key, True, why, f"set train.micro_batch = 0, or accumulate: {key} = false")
+    if train.max_grad_norm:
+        why = "gradients are gone before the norm over all of them is known, so nothing can be clipped by it"
+        fail(key, True, why, "set train.max_grad_norm = 0")
+    if train.precision == "fp16":
+        why = "fp16 must see all gradients before it knows whether one has overflowed"
+        fail(key, True, why, 'set train.precision = "bf16" or "fp32"')
+    if data.padding not in ONE_SLICE:
+        fail(key, True, f'data.padding = "{data.padding}" cuts a step into several slices')
+    if data.outlier_length and data.outliers == "isolate":
+        why = 'data.outliers = "isolate" cuts a step with a long example into several slices'
+        fail(key, True, why, 'set data.outliers = "drop", or data.outlier_length = 0')
+    if data.padding == "sequential":
+        fail(key, True, 'data.padding = "sequential" takes one item at a time', 'set data.padding = "flat"')
+
+
 def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> None:
     if name not in BUILT_IN_TASKS:
         if ":" not in name:
@@ -128,8 +162,16 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
             hint = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(BUILT_IN_TASKS)}, or module:function"
             fail("task.name", name, "no such task", hint)
         _check_own_task(name, base, fail)
+    elif name == "signal-to-text":
+        _check_signals(data, base, fail)
     else:
+        _check_no_signals(name, data, fail)
         _check_data(data, base, fail)
+        if name == "text-classification" and data.source == "aspects":
+            fail("data.source", data.source, "has no labels to classify", "name a CSV, TSV or JSONL file with labels")
+        if name == "aspects" and data.source == "python-docs":
+            hint = 'name a JSONL file with `Quadruplet` lists, or the built-in "aspects"'
+            fail("data.source", data.source, "has no quadruples", hint)
 
 
 def _check_bytes(key: str, text: str, fail: Fail) -> None:
@@ -171,6 +213,28 @@ def _check_own_task(name: str, base: Path | None, fail: Fail) -> None:
         path = base.joinpath(*module.split("."))
         if not path.with_suffix(".py").exists() and not (path / "__init__.py").exists():
             fail("task.name", name, f"there is no {module.replace('.', '/')}.py in {base.resolve()}")
+
+
+def _check_signals(data: DataSection, base: Path | None, fail: Fail) -> None:
+    if data.source == BUILT_IN_SIGNALS:
+        if data.targets:
+            fail("data.targets", data.targets, f"the texts of `{BUILT_IN_SIGNALS}` are made, too", "leave it out")
+        return
+    if not data.source.endswith(".npy"):
+        fail("data.source", data.source, f"signals are a .npy file, or the built-in `{BUILT_IN_SIGNALS}`")
+    if not data.targets:
+        fail("data.targets", "", "a .npy file has no texts", "name a .txt or .jsonl file with one for each signal")
+    for key, name in (("data.source", data.source), ("data.targets", data.targets)):
+        if base is not None and not resolve_path(name, base).is_file():
+            fail(key, name, "no such file", f"relative paths start from {base.resolve()}")
+
+
+def _check_no_signals(name: str, data: DataSection, fail: Fail) -> None:
+    """Keys that would be ignored."""
+    if data.targets:
+        fail("data.targets", data.targets, f"{name} has none", 'only task.name = "signal-to-text" has')
+    if data.downsample != 1:
+        fail("data.downsample", data.downsample, f"{name} has no signals", 'only task.name = "signal-to-text" has')
 
 
 def _check_data(data: DataSection, base: Path | None, fail: Fail) -> None:

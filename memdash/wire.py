@@ -15,7 +15,7 @@ import msgspec
 
 from memdash.errors import MalformedMessage
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 1 << 20
 
 MemoryKind = Literal["exact", "estimated", "simulated", "unavailable"]
@@ -254,6 +254,8 @@ class Hello(Message, frozen=True, kw_only=True):
     """Command name -> "" when this script can do it, else the reason why not. A command not named cannot be done."""
     follow: bool = True
     """Viewers: whether to send history and telemetry, or only answers to commands."""
+    samples_fd: int | None = None
+    """Ranks: the descriptor, in the sender's process, of a memdash.ring that its samples are written to."""
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -265,6 +267,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     pid: int
     heard_s: float = 0.0
     """Ranks: time of the newest message that a supervisor of this run has heard; what came after it is sent again."""
+    reads_ring: bool = False
+    """Ranks: whether samples are read from the ring that Hello names; else they are to be sent."""
 
 
 class Refused(Message, frozen=True, kw_only=True):
@@ -611,6 +615,8 @@ class RunState(Message, frozen=True, kw_only=True):
     """Whether the training process is connected to the supervisor."""
     heard_s: dict[int, float] = {}
     """Time of the newest message of each rank that this state takes account of; on disk only."""
+    sampled_s: dict[int, float] = {}
+    """Likewise of the newest sample."""
     last_words: str = ""
     """The outcome that the training process named in its Goodbye; empty when it never said one."""
     exit_code: int | None = None

@@ -197,7 +197,8 @@ class CudaDevice:
         return self._ooms.take()
 
     def empty_cache(self) -> int:
-        """Waits for running kernels first, whose memory is not free before they end."""
+        """Waits for running kernels first, whose memory is not free before they end; the host's is given back as well."""
+        trim_host_memory()
         torch.cuda.synchronize(self._index)
         before = torch.cuda.memory_reserved(self._index)
         torch.cuda.empty_cache()

@@ -12,6 +12,7 @@ import torch
 from memdash.agent.session import Session
 from runner.oom import OutOfMemory, attempt, note_memory
 from runner.randomness import RngState
+from runner.slicing import Slicing, make
 from runner.tasks.protocol import Task, finish_metrics
 from runner.training_state import TrainingState
 
@@ -19,7 +20,8 @@ from runner.training_state import TrainingState
 class Evaluation:
     """Runs the validation part; remembers a batch size that fits."""
 
-    def __init__(self, state: TrainingState, task: Task, session: Session) -> None:
+    def __init__(self, state: TrainingState, task: Task, session: Session, slicing: Slicing | None = None) -> None:
+        self._slicing = slicing or Slicing(())
         self._state = state
         self._task = task
         self._session = session
@@ -70,11 +72,18 @@ class Evaluation:
 
     @torch.no_grad()
     def _one(self, indices: Sequence[int]) -> tuple[dict[str, float], int]:
+        sums: dict[str, float] = defaultdict(float)
         with self._state.device.host():
-            batch = self._task.collate("validation", indices, 0)
-            num_items = self._task.count_items(batch)
-        with self._state.precision.autocast():
-            return self._task.metric_sums(self._state.model, self._state.device.put(batch)), num_items
+            lengths = self._task.validation_lengths
+            requests = self._slicing.requests(indices, 0, lengths=lengths)
+            batches = [make(self._task, "validation", request) for request in requests]
+            num_items = sum(map(self._task.count_items, batches))
+        for batch in batches:
+            with self._state.precision.autocast():
+                found = self._task.metric_sums(self._state.model, self._state.device.put(batch))
+            for name, value in found.items():
+                sums[name] += value
+        return sums, num_items
 
     def _shrink(self, failure: OutOfMemory, batch_size: int) -> int:
         """Half the batch, for evaluation only; 0 when one example does not fit, which training survives."""

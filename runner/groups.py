@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from runner.randomness import permutation
 
@@ -28,6 +28,16 @@ class Groups:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.order(epoch)
         return self._order[position : position + self._global_batch]
+
+    def after(self, epoch: int, position: int, count: int) -> Iterator[tuple[int, list[int]]]:
+        """The epoch and the examples of the `count` groups from there on, over the ends of epochs."""
+        order = self._order if epoch == self._epoch else self.order(epoch)
+        for _ in range(count):
+            if position >= self.num_examples:
+                epoch, position = epoch + 1, 0
+                order = self.order(epoch)
+            yield epoch, order[position : position + self._global_batch]
+            position += self._global_batch
 
     def order(self, epoch: int) -> list[int]:
         """All examples of an epoch."""

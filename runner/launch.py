@@ -23,6 +23,8 @@ from runner.device import Device, open_device
 from runner.disk_budget import DiskBudget
 from runner.evaluation import Evaluation
 from runner.growth import Growth
+from runner.in_backward import InBackward
+from runner.loading import open_loading
 from runner.loop import Loop
 from runner.oom import OutOfMemory, OutOfMemoryStop, attempt
 from runner.optimizer import Plan, make_optimizer, state_bytes
@@ -56,6 +58,7 @@ def prepare(spec: Spec, session: Session) -> Loop:
     if not task.train_lengths:
         raise UsageError(f"task.name = {config.task.name!r}: there are no examples to train on")
     slicing = Slicing.of(task, config.data)
+    loading = open_loading(task, config.data)  # forks: before there are threads and the device is started
     _tell(session, getattr(task, "notes", ()))
     seed_everything(config.run.seed)  # whatever the task drew while it read its data, weights follow the seed
     model = task.build_model()
@@ -69,12 +72,12 @@ def prepare(spec: Spec, session: Session) -> Loop:
     }
     split = BatchSplit(config.train.global_batch, config.micro_batch)
     growth = Growth.start(split.group, split.micro_batch, config.train.grow_after)
-    step = GroupStep(state, task, split, session, growth, slicing)
+    step = GroupStep(state, task, split, session, growth, slicing, loading)
     if resumed:
         _restore(state, resumed, exact=bool(spec.resume), facts=facts, step=step, session=session)
     if spec.micro_batch:
         step.ask(spec.micro_batch)
-    evaluation = Evaluation(state, task, session)
+    evaluation = Evaluation(state, task, session, slicing)
     disk = DiskBudget(config.budget.disk, spec.run_dir, store, session) if config.budget.disk else None
     saving = Saving(config.checkpoint, session, state, step, evaluation, task, store, facts, disk)
     saving.check_disk()
@@ -120,7 +123,9 @@ def _on_device(model: nn.Module, device: Device, spec: Spec, session: Session) -
         )
         room = f" of {format_bytes(device.capacity_bytes)}" if device.capacity_bytes else ""
         raise OutOfMemoryStop(f"the model does not fit the device{room}: {need}", state_is_whole=False)
-    return TrainingState(model, optimizer, Progress(), device, Precision(spec.config.train.precision, device))
+    train = spec.config.train
+    in_backward = InBackward.of(optimizer, train, device.host)
+    return TrainingState(model, optimizer, Progress(), device, Precision(train.precision, device), in_backward)
 
 
 def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
@@ -135,6 +140,7 @@ def _fingerprint(task: Task, spec: Spec, plan: Plan) -> dict[str, Any]:
         "order": f"buckets of {train.global_batch}" if data.padding == "bucket" else "shuffled",
         "padding": data.padding,
         "outliers": f"{data.outliers} above {data.outlier_length}" if data.outlier_length else "",
+        **({"downsample": f"{data.downsample}, lowpass {data.lowpass}"} if data.downsample > 1 else {}),
         "global_batch": train.global_batch,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -192,7 +198,8 @@ def _restore(
     session.notice(text)
     say(text)
     # The split that the run had, unless the config was changed since: then that is what someone wants.
-    if facts["configured_micro_batch"] == saved.get("configured_micro_batch") and "global_batch" not in changed:
+    as_configured = facts["configured_micro_batch"] == saved.get("configured_micro_batch")
+    if as_configured and "global_batch" not in changed and state.in_backward is None:
         step.split = step.split.with_micro_batch(saved["micro_batch"])
         step.growth.load(saved["growth"])
 

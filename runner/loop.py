@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from functools import partial
 from typing import Literal
 
 from memdash import wire
@@ -50,11 +51,16 @@ class Loop:
         self._rollback = rollback
         bucket_lengths = step.lengths if config.data.padding == "bucket" else None
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed, bucket_lengths)
-        self._lookahead = Lookahead(session, self._groups, plan, step.lengths)
+        flat = step if config.data.padding == "flat" else None
+        self._lookahead = Lookahead(session, self._groups, plan, step.lengths, flat)
         self._patience = Patience(config.train, session)
         self._said_s = 0.0
-        session.on(wire.SetBatchSplit, self._on_set_batch_split)
-        session.on(wire.CapStep, self._on_cap_step)
+        if step.why_whole:
+            session.decline(wire.SetBatchSplit, step.why_whole)
+            session.decline(wire.CapStep, step.why_whole)
+        else:
+            session.on(wire.SetBatchSplit, self._on_set_batch_split)
+            session.on(wire.CapStep, self._on_cap_step)
         session.on(wire.SaveCheckpoint, self._on_save_checkpoint)
         session.on(wire.EmptyCache, self._on_empty_cache)
         if state.device.can_release:
@@ -63,6 +69,12 @@ class Loop:
 
     def run(self) -> Literal["finished", "stopped"]:
         """Train to the end. Raises OutOfMemoryStop after saving what can be saved."""
+        try:
+            return self._run()
+        finally:
+            self._step.close()
+
+    def _run(self) -> Literal["finished", "stopped"]:
         if not self._session.obey():  # a Stop may have come while the model was loading
             return "stopped"
         try:
@@ -105,7 +117,9 @@ class Loop:
         epoch = progress.epoch
         indices = self._groups.at(epoch, progress.position)
         learning_rate = self._plan.learning_rate(progress.step)
-        result = self._step.train(indices, epoch, learning_rate, train.max_grad_norm)
+        left = self._plan.total_steps - progress.step - 1
+        after = partial(self._groups.after, epoch, progress.position + len(indices), left)
+        result = self._step.train(indices, epoch, learning_rate, train.max_grad_norm, after)
         step_time_s = time.monotonic() - began_s  # no pause lies between: commands are obeyed after the step
 
         # The group is committed: from here on a checkpoint counts its examples.

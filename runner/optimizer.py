@@ -15,6 +15,7 @@ from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from memdash.config import TrainSection
 from runner.device import HostScope
+from runner.eight_bit import make_adamw8bit, state_of
 from runner.precision import Precision
 
 IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
@@ -22,7 +23,12 @@ IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
     "foreach": {"foreach": True},
     "for-loop": {"foreach": False, "fused": False},
 }
-AUTO = {"adamw": "fused", "sgd": "fused", "adafactor": "for-loop"}  # what needs the least memory beside the state
+AUTO = {
+    "adamw": "fused",
+    "sgd": "fused",
+    "adafactor": "for-loop",
+    "adamw8bit": "for-loop",
+}  # the least memory beside the state
 
 
 def make_optimizer(model: nn.Module, train: TrainSection) -> Optimizer:
@@ -38,6 +44,8 @@ def make_optimizer(model: nn.Module, train: TrainSection) -> Optimizer:
     groups = [group for group in groups if group["params"]]
     how: dict[str, Any] = IMPLEMENTATIONS[_implementation(train)]
     optimizer: Optimizer
+    if train.optimizer == "adamw8bit":
+        return make_adamw8bit(groups, train.learning_rate)
     if train.optimizer == "adamw":
         optimizer = AdamW(groups, lr=train.learning_rate, **how)
     elif train.optimizer == "sgd":
@@ -82,7 +90,9 @@ def _implementation(train: TrainSection) -> str:
 
 
 def _state_of(parameter: Tensor, train: TrainSection) -> dict[str, Tensor]:
-    """One parameter's, under the names that torch gives it."""
+    """One parameter's, under the names that its optimizer gives it."""
+    if train.optimizer == "adamw8bit":
+        return state_of(parameter)
     if train.optimizer == "sgd":
         return {"momentum_buffer": torch.zeros_like(parameter)} if train.momentum else {}
     where = parameter.device if _implementation(train) == "fused" else "cpu"
@@ -152,11 +162,15 @@ def commit(
     norm = nn.utils.get_total_norm(gradients)
     if max_grad_norm:
         nn.utils.clip_grads_with_norm_(_parameters(optimizer), max_grad_norm, norm)
-    # A fused update takes no device memory; the scalars it makes on the way are the CPU's.
-    fused = all(group.get("fused") for group in optimizer.param_groups)
-    with host() if fused else contextlib.nullcontext():
+    with scratch(optimizer, host):
         updated = precision.step(optimizer)
     return Commit(float(norm), updated)
+
+
+def scratch(optimizer: Optimizer, host: HostScope) -> contextlib.AbstractContextManager[None]:
+    """The scope of an update: a fused one takes no device memory, the scalars it makes on the way are the CPU's."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return host() if fused else contextlib.nullcontext()
 
 
 class Versions:

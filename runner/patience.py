@@ -8,11 +8,11 @@ from memdash.agent.session import Session
 from memdash.config import TrainSection
 from runner.training_state import Progress
 
-LOWER_IS_BETTER = ("loss", "perplexity")
+LOWER_IS_BETTER = ("loss", "perplexity", "wer")
 
 
 def is_better(metric: str, value: float, than: float | None) -> bool:
-    """Whether a metric improved; losses and perplexities fall, all others rise. NaN never is better."""
+    """Whether a metric improved; losses, perplexities and word error rates fall, all others rise. NaN never is better."""
     if math.isnan(value) or than is None:
         return not math.isnan(value)
     return value < than if any(word in metric for word in LOWER_IS_BETTER) else value > than

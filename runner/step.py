@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,10 +18,12 @@ from memdash.batching import BatchSplit, next_smaller
 from memdash.errors import UsageError
 from memdash.units import format_bytes
 from runner.growth import Growth, Thrashing
+from runner.in_backward import WHOLE_ONLY
+from runner.loading import InTurn, Loading
 from runner.oom import OutOfMemory, OutOfMemoryStop, Snapshot, attempt, next_micro_batch, note_memory
 from runner.optimizer import Versions, commit
-from runner.slicing import Slicing
-from runner.tasks.protocol import Batch, Task, collate
+from runner.slicing import Request, Slicing
+from runner.tasks.protocol import Batch, Task
 from runner.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 MAX_RECOVERIES = 100  # a run that needs more makes no progress worth having; a person should look at it
 MAX_SAME_SIZE = 3  # per size: fragmentation that keeps coming back is not cured by emptying the cache
+
+
+Groups = Callable[[], Iterable[tuple[int, Sequence[int]]]]
+"""The epoch and the examples of groups to come."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class GroupStep:
         session: Session,
         growth: Growth | None = None,
         slicing: Slicing | None = None,
+        loading: Loading | None = None,
     ) -> None:
         self.split = split
         self.growth = growth or Growth.start(split.group, split.micro_batch, after=0)
@@ -61,10 +68,11 @@ class GroupStep:
         self._task = task
         self._session = session
         self._slicing = slicing or Slicing(task.train_lengths)
+        self._loading = loading or InTurn(task)
         self._lengths = self._slicing.told_lengths()
         self._snapshot = Snapshot(state.model, state.device)
         self._same_size: Counter[int] = Counter()
-        self._at = (0, 0)  # the slice in flight, to name the example that does not fit
+        self._at: Sequence[int] = ()  # the examples of the slice in flight, to name the one that does not fit
         self._longest = 0
         self._recovered = False  # whether the group in flight ran out of memory
         self._caps: dict[int, int] = {}
@@ -73,7 +81,9 @@ class GroupStep:
         self._thrashing = Thrashing()
 
     def ask(self, micro_batch: int) -> None:
-        """Cut the groups to come as a person wants it; what memory taught about other sizes is forgotten."""
+        """Cut the groups to come as wanted; what memory taught about other sizes is forgotten. Raises UsageError."""
+        if self.why_whole and micro_batch != self.split.group:
+            raise UsageError(f"micro-batch {micro_batch}: {self.why_whole}", hint="set it to false to cut the group")
         self.split = self.split.with_micro_batch(micro_batch)
         self.growth = Growth.start(self.split.group, micro_batch, self.growth.after)
 
@@ -86,24 +96,49 @@ class GroupStep:
             raise UsageError(f"a micro-batch of {micro_batch} is none")
         self._caps[step] = micro_batch
 
+    def close(self) -> None:
+        """No more groups: what prepares them ends."""
+        self._loading.close()
+
+    @property
+    def why_whole(self) -> str:
+        """Why no group is ever cut, in words for a person; empty where they may be."""
+        return WHOLE_ONLY if self._state.in_backward else ""
+
     @property
     def lengths(self) -> Sequence[int]:
         """Of every training example, as forecasts are told it."""
         return self._lengths
+
+    def tells(self, indices: Sequence[int]) -> tuple[int, int]:
+        """What forecasts are told of a group as it would be cut now: a length or a number of items, and whose it is."""
+        return self._slicing.tells(indices, self.split.micro_batch)
 
     @property
     def was_cut(self) -> bool:
         """Whether the last group was trained in smaller slices than it was to be."""
         return self._capped or self._recovered
 
-    def train(self, indices: Sequence[int], epoch: int, learning_rate: float, max_grad_norm: float) -> StepResult:
+    def train(
+        self,
+        indices: Sequence[int],
+        epoch: int,
+        learning_rate: float,
+        max_grad_norm: float,
+        groups_after: Groups = tuple,
+    ) -> StepResult:
         """One step on exactly these examples. Raises OutOfMemoryStop when nothing is left to try."""
         self._snapshot.take()
         self._longest = max(self._lengths[index] for index in indices)
         self._recovered = tried_commit = False
         self._choose(len(indices))
+        if self._state.in_backward:
+            self._state.in_backward.begin(learning_rate)
+            loss, num_items = self._accumulate(indices, epoch, groups_after)
+            self._learn(len(indices), updated=True)
+            return StepResult(loss, self._state.in_backward.grad_norm(), num_items, self.tells(indices)[0])
         while True:
-            loss, num_items = self._accumulate(indices, epoch)
+            loss, num_items = self._accumulate(indices, epoch, groups_after)
             versions = Versions(self._state.optimizer)
             host = self._state.device.host
             optimizer, precision = self._state.optimizer, self._state.precision
@@ -111,7 +146,7 @@ class GroupStep:
             if not isinstance(done, OutOfMemory):
                 optimizer.zero_grad(set_to_none=True)
                 self._learn(len(indices), updated=done.updated)
-                return StepResult(loss, done.grad_norm, num_items, self._longest)
+                return StepResult(loss, done.grad_norm, num_items, self.tells(indices)[0])
             failure = note_memory(done, self._state.device)
             self._after_failed_commit(failure, torn=versions.advanced(), tried_before=tried_commit)
             tried_commit = True
@@ -155,7 +190,7 @@ class GroupStep:
     def _shrink_before_oom(self) -> None:
         """The cache was emptied in group after group, which is slow, and the next step may not fit at all."""
         smaller = next_smaller(self.split.group, self.split.micro_batch)
-        if smaller is not None:
+        if smaller is not None and not self.why_whole:
             self.growth.failed(self.split.micro_batch, self._longest, smaller)
             self._resplit(smaller, "the device's cache had to be emptied in each of the last steps to make room")
 
@@ -167,55 +202,72 @@ class GroupStep:
 
     # ---- scope 1: can be done again ----
 
-    def _accumulate(self, indices: Sequence[int], epoch: int) -> tuple[float, int]:
+    def _accumulate(self, indices: Sequence[int], epoch: int, groups_after: Groups) -> tuple[float, int]:
         """Gradients of the group's mean loss, whatever split it takes; the loss and its number of items."""
         while True:
-            cuts = self._slicing.cut(indices, self.split.micro_batch)
-            batches, num_items = self._collate(cuts, self._slicing.pad_to(indices), epoch)
-            loss = attempt(partial(self._forward_backward, batches, max(1, num_items)))
+            requests = self._cut(indices, epoch)
+            batches, num_items = self._load(requests, groups_after)
+            loss = attempt(partial(self._forward_backward, requests, batches, max(1, num_items)))
             if not isinstance(loss, OutOfMemory):
                 return loss, num_items
             # From here on the failed frames are gone, and the memory that they held can be freed.
-            self._shrink(note_memory(loss, self._state.device), [index for cut in cuts for index in cut])
+            self._shrink(note_memory(loss, self._state.device))
 
-    def _collate(self, cuts: list[list[int]], pad_to: int, epoch: int) -> tuple[list[Batch], int]:
+    def _cut(self, indices: Sequence[int], epoch: int) -> list[Request]:
+        """What goes through the model for a group at the present split."""
+        pad_to = self._slicing.pad_to(indices)
+        cuts = self._slicing.cut(indices, self.split.micro_batch)
+        return [request for cut in cuts for request in self._slicing.requests(cut, epoch, pad_to)]
+
+    def _load(self, requests: Sequence[Request], groups_after: Groups) -> tuple[list[Batch], int]:
         """The whole group on the host, and what its loss is averaged over."""
+
+        def following() -> Iterator[Request]:
+            for epoch, indices in groups_after():
+                yield from self._cut(indices, epoch)
+
         with self._state.device.host():
-            batches = [collate(self._task, "train", cut, epoch, pad_to) for cut in cuts]
+            batches = self._loading.group(requests, following)
             return batches, sum(self._task.count_items(batch) for batch in batches)
 
-    def _forward_backward(self, batches: list[Batch], num_items: int) -> float:
+    def _forward_backward(self, requests: Sequence[Request], batches: Sequence[Batch], num_items: int) -> float:
         """Every slice's sum over the *group's* items: the same gradient however the group is cut.
 
         A mean of each slice's mean would weigh the tokens of a short slice more than those of a long one.
         """
         total: Tensor | None = None
-        start = 0
-        for batch in batches:
-            size = len(next(iter(batch.values())))
-            self._at = (start, start + size)
+        for request, batch in zip(requests, batches, strict=True):
+            self._at = request.indices
+            if self._state.in_backward:
+                self._state.in_backward.begin_slice()
             with self._state.precision.autocast():
                 loss = self._task.loss_sum(self._state.model, self._state.device.put(batch)) / num_items
             self._state.precision.scale(loss).backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
-            start += size
         assert total is not None
         return float(total)
 
-    def _shrink(self, failure: OutOfMemory, indices: Sequence[int]) -> None:
+    def _shrink(self, failure: OutOfMemory) -> None:
         """Rewind, then choose the split to try next; reported either way. Raises OutOfMemoryStop."""
+        if self._state.in_backward and self._state.in_backward.has_written():
+            self._report(failure, "optimizer step", None)
+            self._rewind()
+            raise _torn(failure)
         micro_batch = self.split.micro_batch
         tried_again = self._same_size[micro_batch] >= MAX_SAME_SIZE
         chosen = next_micro_batch(failure, self.split.group, micro_batch, tried_again=tried_again)
         was_a_try = micro_batch > self.growth.settled
         if was_a_try:
             chosen = self.growth.settled
+        if self.why_whole and chosen != micro_batch:
+            chosen = None
         if failure.poisoned or self.num_recoveries >= MAX_RECOVERIES:
             chosen = None
         self._report(failure, "forward/backward", chosen)
         self._rewind()
         if chosen is None:
-            raise OutOfMemoryStop(self._why_no_further(failure, indices), state_is_whole=True)
+            hint = "train.optimizer_in_backward = false lets the group be cut" if self.why_whole else ""
+            raise OutOfMemoryStop(self._why_no_further(failure), state_is_whole=True, hint=hint)
         if chosen == micro_batch:
             self._same_size[micro_batch] += 1
         else:
@@ -224,18 +276,22 @@ class GroupStep:
         self.num_recoveries += not was_a_try  # tries wait longer and longer, so they need no other bound
         self.split = self.split.with_micro_batch(chosen)
 
-    def _why_no_further(self, failure: OutOfMemory, indices: Sequence[int]) -> str:
+    def _why_no_further(self, failure: OutOfMemory) -> str:
         if failure.poisoned:
             return f"the CPU library cannot go on in this process after it ran out of memory: {failure.message}"
         if self.num_recoveries >= MAX_RECOVERIES:
             return f"{MAX_RECOVERIES} out-of-memory errors in one run; the last: {failure.message}"
-        index = indices[min(self._at[0], len(indices) - 1)]
+        index = self._at[0]
         length = self._task.train_lengths[index]
         asked = f"; it asked for {format_bytes(failure.requested_bytes)}" if failure.requested_bytes else ""
         held = f" with {format_bytes(failure.memory.allocated_bytes)} allocated" if failure.memory else ""
         capacity = self._state.device.capacity_bytes
         room = f" of a device of {format_bytes(capacity)}" if capacity else ""
-        return f"example {index} alone, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
+        if self.why_whole:
+            count = f"the {len(self._at)} examples of a step, the longest of length {self._longest}, do not fit at once"
+            return f"{count}{asked}{held}{room}"
+        alone = f"one item of example {index}" if self._slicing.padding == "sequential" else f"example {index} alone"
+        return f"{alone}, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
 
     # ---- scope 2: the commit ----
 
@@ -245,9 +301,7 @@ class GroupStep:
         self._report(failure, "optimizer step", self.split.micro_batch if again else None)
         self._rewind()
         if torn:
-            why = "out of memory in the middle of an optimizer step: some parameters are updated and others are not"
-            hint = "resume from the last full checkpoint"
-            raise OutOfMemoryStop(f"{why} ({failure.message})", state_is_whole=False, hint=hint)
+            raise _torn(failure)
         if not again:
             raise OutOfMemoryStop(f"no memory for the optimizer step: {failure.message}", state_is_whole=True)
         self._recovered = True
@@ -272,3 +326,9 @@ class GroupStep:
             requested_bytes=failure.requested_bytes,
             memory=failure.memory,
         )
+
+
+def _torn(failure: OutOfMemory) -> OutOfMemoryStop:
+    why = "out of memory in the middle of an optimizer step: some parameters are updated and others are not"
+    hint = "resume from the last full checkpoint"
+    return OutOfMemoryStop(f"{why} ({failure.message})", state_is_whole=False, hint=hint)

@@ -21,6 +21,7 @@ from memdash.errors import CheckpointIncomplete, UsageError
 from memdash.wire import CheckpointKind
 from runner.checkpoint import Staging
 from runner.device import Device
+from runner.in_backward import InBackward
 from runner.precision import Precision
 from runner.randomness import RngState
 from runner.tensorfile import size_bytes, write_tensors
@@ -58,6 +59,8 @@ class TrainingState:
     progress: Progress
     device: Device
     precision: Precision = field(default_factory=Precision)
+    in_backward: InBackward | None = None
+    """Where the update is part of the backward."""
 
     def need_bytes(self, kind: CheckpointKind, cast: torch.dtype | None = None) -> int:
         """Disk space for a checkpoint."""

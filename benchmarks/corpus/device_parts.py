@@ -1,4 +1,4 @@
-"""A small transformer that is really trained on the simulated device, and what else can happen to that device's memory.
+"""A small model that is really trained on the simulated device, and what else can happen to that device's memory.
 
 A part is made once and called after every step.
 """
@@ -14,46 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.corpus.loop import Loop
+from benchmarks.corpus.models import MODELS, VOCABULARY
 from memdash.wire import DeviceMemory
 from runner.simulated import SimulatedDevice
 
 MIB = 1 << 20
 OWN = ("capacity_bytes", "allocated_bytes", "reserved_bytes", "active_bytes")
-WIDTH, HEADS, LAYERS, VOCABULARY = 64, 4, 2, 500
-
-
-class Block(nn.Module):
-    """Attention written out, so that its memory grows with the square of the length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Linear(WIDTH, 3 * WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of the shape of `x`: examples, places, features."""
-        size, length, _ = x.shape
-        q, k, v = self.mix(x).view(size, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        mixed = torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v
-        x = x + mixed.transpose(1, 2).reshape(size, length, WIDTH)
-        return x + self.down(torch.nn.functional.gelu(self.up(x)))
 
 
 class Training:
     """Model, optimizer, device, and what the last step left."""
 
-    def __init__(self, loop: Loop, capacity_mib: float) -> None:
+    def __init__(self, loop: Loop, capacity_mib: float, model: str) -> None:
         torch.set_num_threads(1)
         self.loop = loop
         self.device = SimulatedDevice(int(capacity_mib * MIB))
         if note := self.device.start():
             raise SystemExit(note)
+        self._kind = MODELS[model]
         with self.device.host():
-            model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH), *(Block() for _ in range(LAYERS)))
-            model.append(nn.Linear(WIDTH, VOCABULARY))
-        self.device.place(model)
-        self.model = model
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+            self.model = self._kind.build()
+        self.device.place(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.others_bytes = 0
         """What another process has of the device."""
         self._peaks = [0, 0]
@@ -63,14 +45,16 @@ class Training:
     def batch(self, size: int, length: int) -> Tensor:
         """Random tokens on the device."""
         with self.device.host():
-            tokens = torch.randint(0, VOCABULARY, (size, length))
+            tokens = torch.randint(0, VOCABULARY, self._kind.shape(self.loop.random, size, length))
         return self.device.put({"tokens": tokens})["tokens"]
 
-    def step(self, length: int) -> None:
-        """One optimizer step."""
-        tokens = self.batch(self.loop.micro_batch, length)
-        loss = nn.functional.cross_entropy(self.model(tokens).flatten(0, 1), tokens.flatten())
-        loss.backward()
+    def step(self, lengths: Sequence[int]) -> None:
+        """One optimizer step of as many micro-batches."""
+        for length in lengths:
+            tokens = self.batch(self.loop.micro_batch, length)
+            logits = self.model(tokens)
+            nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, : logits.shape[1]].flatten()).backward()
+            del tokens, logits
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -258,24 +242,35 @@ def train(
     parts: Sequence[tuple[str, dict[str, Any]]],
     *,
     capacity_mib: float,
+    model: str = "transformer",
     lengths: str = "fixed",
     low: int = 16,
     high: int = 64,
     outlier: tuple[int, int] | None = None,
     epoch: int = 100,
     told: bool = True,
+    slices: int = 1,
+    padding: str = "group",
+    unrelated: int = 0,
 ) -> None:
-    """Train to the end, or until the device's memory is at one; `told`: the lengths to come are known beforehand."""
-    training = Training(loop, capacity_mib)
+    """Train to the end, or until the device's memory is at one; `told`: the lengths to come are known beforehand.
+
+    A step has so many micro-batches, `slices`, each padded to the longest example of the step, or, with `padding`
+    `batch`, to its own. `unrelated` is the largest of lengths that are told, and have nothing to do with what is trained.
+    """
+    training = Training(loop, capacity_mib, model)
     made = [PARTS[name](**options) for name, options in parts]
     longest = lengths_of(loop, lengths, low, high, outlier, epoch)
+    announced = [round(unrelated * loop.random.random() ** 3) + 1 for _ in longest] if unrelated else longest
     loop.start()
     if told:
-        loop.coming(longest)
+        loop.coming(announced)
     try:
         for step in loop:
-            loop.longest = longest[step - 1] if told else 0
-            training.step(longest[step - 1])
+            loop.longest = announced[step - 1] if told else 0
+            length = longest[step - 1]
+            rest = [length if padding == "group" else loop.random.randint(low, length) for _ in range(slices - 1)]
+            training.step([*rest, length])
             for part in made:
                 part(training)
     except torch.OutOfMemoryError as error:

@@ -31,8 +31,8 @@ BEAT_S, BEATS_A_REPORT = 0.1, 5  # as the supervisor's
 MIB = 1 << 20
 ENTER = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 EXIT_S = 10.0
-SHORT_S = 300.0
-AT_ONCE = {"long": 6, "host": 3, "device": 3}
+SHORT_S, LONG_S = 300.0, 3600.0
+AT_ONCE = {"soak": 30, "long": 20, "host": 3, "device": 4}
 """They sleep most of the time."""
 
 
@@ -181,7 +181,8 @@ def batches(names: list[str]) -> Iterator[tuple[list[Scenario], int]]:
         scenario for name, scenario in SCENARIOS.items() if not path_of(name, HALF_OF[name]).exists()
     ]
     short = [scenario for scenario in wanted if scenario.seconds <= SHORT_S]
-    yield [scenario for scenario in wanted if scenario.seconds > SHORT_S], AT_ONCE["long"]
+    yield [scenario for scenario in wanted if scenario.seconds > LONG_S], AT_ONCE["soak"]
+    yield [scenario for scenario in wanted if SHORT_S < scenario.seconds <= LONG_S], AT_ONCE["long"]
     yield [scenario for scenario in short if not scenario.on_device], AT_ONCE["host"]
     yield [scenario for scenario in short if scenario.on_device], AT_ONCE["device"]
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Parts = tuple[tuple[str, dict[str, Any]], ...]
 Ceiling = Literal["cgroup", "budget", "RLIMIT_AS", "device"]
+OF_TRAINING = ("lengths", "low", "high", "outlier", "epoch", "told", "model", "slices", "padding", "unrelated")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def host(name: str, limit_mib: float, *parts: tuple[str, dict[str, Any]], **opti
 
 def device(name: str, limit_mib: float, *parts: tuple[str, dict[str, Any]], **options: Any) -> Scenario:
     """On the simulated device; options of the training go by their own names."""
-    own = {key: options.pop(key) for key in ("lengths", "low", "high", "outlier", "epoch", "told") if key in options}
+    own = {key: options.pop(key) for key in OF_TRAINING if key in options}
     return Scenario(name=name, parts=parts, limit_mib=limit_mib, ceiling="device", device=own, **options)
 
 

@@ -1,7 +1,8 @@
 """The rank's connection to its supervisor: a bounded outbox that never blocks a step, and a thread that reads commands.
 
 The training thread calls `put`; it appends and tries one non-blocking send. Everything that could wait (connecting,
-reading, draining a full socket) happens in the link's own thread.
+reading, draining a full socket) happens in the link's own thread. Samples do not come this way but through a ring that
+the supervisor looks into; for one that cannot, the thread takes them from there and sends them.
 
 What was sent may lie unread in the socket of a supervisor that is killed. So the newest frames are kept, and a supervisor
 says in its Welcome up to when it has heard this rank; what came after that is sent again.
@@ -23,11 +24,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from memdash import wire
 from memdash.errors import MalformedMessage
+from memdash.ring import RingReader
 
 MAX_SAMPLES = 4096  # about 2 MiB: at 10 steps/s, seven minutes without a supervisor
 MAX_EVENTS = 16384  # events are rare; only a run that is lost in a loop could reach this
 RETRY_S = 0.5  # a connection that fails costs some microseconds; a goodbye that waits two seconds must find a new one
 SEND_BUFFER_BYTES = 1 << 20
+PUMP_S = 0.1  # how often samples are sent to a supervisor that cannot look into the ring
 KEPT_BYTES = 2 * SEND_BUFFER_BYTES  # the kernel doubles what it is asked for; more cannot lie unread in the socket
 
 T = TypeVar("T")
@@ -82,9 +85,14 @@ class Outbox(Generic[T]):
 class Link:
     """One unix-socket connection that is made again whenever it breaks; `greeting()` opens each one."""
 
-    def __init__(self, socket_path: str, greeting: Callable[[], list[wire.Message]]) -> None:
+    def __init__(
+        self, socket_path: str, greeting: Callable[[], list[wire.Message]], ring: RingReader | None = None
+    ) -> None:
         self._path = socket_path
         self._greeting = greeting
+        self._ring = ring
+        self._pumps = False
+        """Whether the supervisor wants the ring's samples sent."""
         self.commands: queue.SimpleQueue[wire.Command] = queue.SimpleQueue()
         self._outbox: Outbox[Frame] = Outbox()
         self._sent: deque[Frame] = deque()
@@ -121,6 +129,7 @@ class Link:
             return
         frame = Frame(wire.encode(message), getattr(message, "time_s", 0.0))
         with self._lock:
+            self._pump()  # what came before it goes before it
             self._outbox.put(frame, sample=sample)
             waiting = not self._flush()
         if waiting:
@@ -129,14 +138,18 @@ class Link:
     def unheard(self) -> list[bytes]:
         """What would open the next connection: a greeting, what may not have been read, and what waits."""
         with self._lock:
-            frames = [frame.data for frame in (*self._sent, *self._outbox) if frame.time_s]
-        return [*map(wire.encode, self._greeting()), *frames]
+            frames = [frame for frame in (*self._sent, *self._outbox) if frame.time_s]
+            frames += [frame for frame, _ in self._from_ring()]
+        frames.sort(key=lambda frame: frame.time_s)
+        return [*map(wire.encode, self._greeting()), *(frame.data for frame in frames)]
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Give the last frames `timeout_s` to leave, then end the thread."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline and self._thread.is_alive():
             with self._lock:
+                self._pump()
+                self._flush()
                 if not (self._unsent or self._again or self._outbox):
                     break
             self._thread.join(0.01)
@@ -189,11 +202,12 @@ class Link:
         poll.register(self._wake_read, select.POLLIN)
         while not self._closing:
             with self._lock:
+                self._pump()
                 drained = self._flush()
                 if self._socket is None:
                     return
             poll.register(connection, select.POLLIN | (0 if drained else select.POLLOUT))
-            for descriptor, _event in poll.poll():
+            for descriptor, _event in poll.poll(PUMP_S * 1000 if self._pumps else None):
                 if descriptor == self._wake_read:
                     os.read(self._wake_read, 4096)
                 elif not self._read(connection, frames):
@@ -210,16 +224,28 @@ class Link:
             if isinstance(message, wire.Refused):
                 self._refused = message.reason
             elif isinstance(message, wire.Welcome):
-                self._welcome(message.heard_s)
+                self._welcome(message)
             else:
                 self.commands.put(message)
         return bool(data)
 
-    def _welcome(self, heard_s: float) -> None:
+    def _welcome(self, welcome: wire.Welcome) -> None:
         """From here on frames may go, first those that no supervisor has heard yet."""
         with self._lock:
-            self._again = deque(frame for frame in self._sent if frame.time_s > heard_s)
-            self._welcomed = True
+            self._again = deque(frame for frame in self._sent if frame.time_s > welcome.heard_s)
+            self._welcomed, self._pumps = True, self._ring is not None and not welcome.reads_ring
+
+    def _pump(self) -> None:
+        """Samples into the outbox, for a supervisor that cannot look at them. The lock is held."""
+        if self._pumps and self._ring is not None:
+            for frame, number in self._from_ring():
+                self._outbox.put(frame, sample=True)
+                self._ring.done(number)
+
+    def _from_ring(self) -> list[tuple[Frame, int]]:
+        """The samples that nobody has read, with their numbers."""
+        samples = self._ring.take() if self._ring is not None else []
+        return [(Frame(wire.encode(sample), sample.time_s), sample.seq) for sample in samples]
 
     def _flush(self) -> bool:
         """Send until the socket is full; True when nothing waits that may go. The lock is held."""

@@ -34,6 +34,7 @@ from memdash.agent.control import Control, Handler
 from memdash.agent.last_words import leave, on_exit
 from memdash.agent.link import Link
 from memdash.agent.memory import MemoryReader, no_device
+from memdash.ring import RingReader, RingWriter
 
 Phase = Literal["loading", "training", "evaluating", "saving", "paused", "ending"]
 
@@ -54,13 +55,15 @@ class Session:
         """Seconds spent paused so far; not part of any step's time."""
         self._phase: Phase
         self._enter("loading")
-        self._seq = 0
         self._plan: wire.TrainingStarted | None = None
         self._coming: wire.ComingGroups | None = None
         self._ended = False
         self._run_dir = environment("MEMDASH_RUN_DIR", "")
         path = environment("MEMDASH_SOCKET", "")
-        self._link = Link(path, self._greeting) if path else None
+        self._ring = RingWriter() if path else None
+        self._link = Link(path, self._greeting, RingReader(self._ring.memory, self.rank)) if self._ring else None
+        if self._ring:
+            os.register_at_fork(after_in_child=self._forked)
         self._control = Control(self, self._link.commands if self._link else queue.SimpleQueue())
 
     def on(self, command: type[wire.Message], handler: Handler) -> None:
@@ -149,27 +152,22 @@ class Session:
     ) -> bool:
         """Count one optimizer step, report it, and obey commands; False when the run is to stop."""
         self.step += 1
-        self._seq += 1
-        self.send(
-            wire.StepReport(
-                rank=self.rank,
-                seq=self._seq,
-                time_s=time.time(),
-                step=self.step,
-                epoch=epoch,
-                examples_seen=examples_seen,
-                micro_batch=micro_batch,
-                grad_accum_steps=grad_accum_steps,
-                step_time_s=step_time_s,
-                loss=loss,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                num_items=num_items,
-                longest=longest,
-                memory=self.read_memory(),
-            ),
-            sample=True,
-        )
+        if self._ring:
+            self._ring.step(
+                time.time(),
+                self.step,
+                epoch,
+                examples_seen,
+                micro_batch,
+                grad_accum_steps,
+                step_time_s,
+                loss,
+                learning_rate,
+                grad_norm,
+                num_items,
+                longest,
+                self.read_memory(),
+            )
         return self.obey()
 
     def obey(self) -> bool:
@@ -202,10 +200,8 @@ class Session:
 
     def sample_memory(self) -> None:
         """Report device memory outside a step."""
-        self._seq += 1
-        memory = self.read_memory()
-        sample = wire.MemorySample(rank=self.rank, seq=self._seq, time_s=time.time(), step=self.step, memory=memory)
-        self.send(sample, sample=True)
+        if self._ring:
+            self._ring.reading(time.time(), self.step, self.read_memory())
 
     def notice(self, text: str, *, level: wire.Level = "info") -> None:
         """Write a line into the run's journal."""
@@ -280,10 +276,10 @@ class Session:
             self._link.start()  # a script that fails before `start` still has last words
         self._leave()
 
-    def send(self, message: wire.Message, *, sample: bool = False) -> None:
+    def send(self, message: wire.Message) -> None:
         """Hand a message to the link; nothing happens without a supervisor."""
         if self._link:
-            self._link.put(message, sample=sample)
+            self._link.put(message)
 
     def _leave(self) -> None:
         """The last words, on disk and then to the supervisor, should there be one."""
@@ -293,6 +289,10 @@ class Session:
         if self._run_dir:
             leave(self._run_dir, self.rank, self._link.unheard())
         self._link.close()
+
+    def _forked(self) -> None:
+        """A DataLoader worker reports nothing: the ring has one writer."""
+        self._ring = None
 
     def _enter(self, phase: Phase) -> None:
         self._phase, self._phase_since_s = phase, time.time()
@@ -315,6 +315,7 @@ class Session:
             world_size=self.world_size,
             attempt=self.attempt,
             capabilities=self._control.capabilities(),
+            samples_fd=self._ring.descriptor if self._ring else None,
         )
         known = [message for message in (self._plan, self._coming) if message]
         return [hello, *known, self._phase_changed()]

@@ -15,6 +15,7 @@ from memdash import wire
 from memdash.checkpoints import choose
 from memdash.config import RunConfig
 from memdash.config_file import override_config, parse_config
+from memdash.environment import training_environment
 from memdash.errors import UsageError
 from memdash.store.run_directory import RunDirectory, find_run
 from memdash.supervisor.launch import dismiss_supervisor, is_supervised
@@ -66,6 +67,7 @@ def limits(config: RunConfig) -> dict[str, Any]:
         "host_budget_bytes": parse_bytes(host_budget) if host_budget else 0,
         "exact_peaks": config.memory.exact_peaks,
         "guard": config.guard,
+        "env": training_environment(config),
     }
 
 

@@ -39,10 +39,18 @@ def _data_lines(data: dict[str, Any]) -> Iterator[str]:
         f"lengths   {data['examples']:,} examples: median {data['median']:,}, mean {data['mean']:,.1f}, "
         f"90% {data['p90']:,}, 99% {data['p99']:,}, longest {data['longest']:,}"
     )
+    if data["passes"]:
+        total = data["longest"] * len(data["passes"])
+        yield (
+            f"passes    {len(data['passes'])} for each of the {data['item_name']}: {', '.join(data['passes'])}; "
+            f"the longest example takes {data['longest']:,} x {len(data['passes'])} = {total:,}"
+        )
     if data["num_outliers"]:
         lines = data["outlier_lines"] or [0] * len(data["outliers"])
         found = zip(data["outliers"], lines, strict=True)
-        named = ", ".join(_example(index, data["source"], line, f"length {length:,}") for (index, length), line in found)
+        named = ", ".join(
+            _example(index, data["source"], line, f"length {length:,}") for (index, length), line in found
+        )
         more = data["num_outliers"] - len(data["outliers"])
         named += f" and {more:,} more" if more else ""
         yield f"outliers  more than twice the 99% length: {named}; longest without: {data['longest_usual']:,}"
@@ -85,7 +93,11 @@ def _disk_verdict(disk: dict[str, Any]) -> str:
         return f"; budget.disk of {format_bytes(budget)} cannot hold an old and a new one: the run will not start"
     if disk["verdict"] == "makes way":
         return f"; budget.disk of {format_bytes(budget)} is less: older ones will make way sooner"
-    return f" of a budget of {format_bytes(budget)}" if budget else f"; a light one takes {format_bytes(disk['light_bytes'])}"
+    return (
+        f" of a budget of {format_bytes(budget)}"
+        if budget
+        else f"; a light one takes {format_bytes(disk['light_bytes'])}"
+    )
 
 
 def _table(plan: dict[str, Any]) -> Iterator[str]:

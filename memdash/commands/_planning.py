@@ -97,7 +97,17 @@ def ask(config: RunConfig, base: Path, options: Sequence[str], timeout_s: float 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMDASH_")}
     with tempfile.TemporaryDirectory(prefix="memdash-plan-") as folder:
         Path(folder, "config.json").write_bytes(as_json(config))
-        command = [sys.executable, "-P", "-m", "runner.planning", "--run-dir", folder, "--base-dir", str(base), *options]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "runner.planning",
+            "--run-dir",
+            folder,
+            "--base-dir",
+            str(base),
+            *options,
+        ]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False

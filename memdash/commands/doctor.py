@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memdash.errors import ExitCode, MemdashError
@@ -50,9 +51,10 @@ def findings() -> Iterator[Finding]:
     yield _torch()
 
 
-def _host() -> Iterator[Finding]:
+def _host(root: Path = Path("/")) -> Iterator[Finding]:
     from memdash.host.capacity import cgroup_levels
     from memdash.host.ceilings import binding, find_ceilings
+    from memdash.host.pressure import pressure_file
     from memdash.host.process_tree import ProcessTree
     from memdash.units import format_bytes
 
@@ -60,11 +62,17 @@ def _host() -> Iterator[Finding]:
     tree.refresh()
     reading = tree.read()
     tree.close()
-    ceilings = find_ceilings()
+    if not (root / "proc/self").is_dir():
+        yield (
+            "process memory",
+            "note",
+            "no /proc: psutil tells, counts shared pages in each process and sees no brief peaks",
+        )
+    ceilings = find_ceilings(root=root)
     for ceiling in ceilings:
         left = format_bytes(ceiling.limit_bytes - ceiling.fill(reading).used_bytes)
         yield "memory limit", "ok", f"{format_bytes(ceiling.limit_bytes)}, headroom {left}  ({ceiling.source})"
-    levels = cgroup_levels()
+    levels = cgroup_levels("self", root)
     for level in levels:
         if level.limit_bytes() is None and level.limit_file.exists():
             yield f"cgroup v{level.version}", "ok", f"no limit  ({level.limit_file})"
@@ -77,8 +85,9 @@ def _host() -> Iterator[Finding]:
     first = binding(ceilings, reading)
     headroom = format_bytes(first.limit_bytes - first.fill(reading).used_bytes)
     yield "effective limit", "ok", f"{format_bytes(first.limit_bytes)}, headroom {headroom}  ({first.source})"
-    pressure = os.path.exists("/proc/pressure/memory")
-    yield "pressure stall", "ok" if pressure else "missing", "/proc/pressure/memory" if pressure else "no PSI"
+    pressure = pressure_file(levels, root)
+    there = pressure.exists()
+    yield "pressure stall", "ok" if there else "missing", str(pressure) if there else "no PSI"
     yield _oom_kills()
     if os.path.isdir("/dev/shm"):
         yield "/dev/shm", "ok", f"{format_bytes(_size('/dev/shm'))}, in which DataLoader workers hand batches over"

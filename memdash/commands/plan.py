@@ -15,6 +15,7 @@ from pathlib import Path
 from memdash.commands._planning import GPUS, ask, configured, target
 from memdash.errors import ExitCode, UsageError
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("config", type=Path, help="a TOML run config")

@@ -5,7 +5,8 @@ Fed with messages, asked now and then; keeps a bounded amount however long the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,10 +27,16 @@ from memdash.wire import (
     attempt_s,
 )
 
+LOOKS = 2
+"""Lines and laws that one forecast of several ranks may cost; the others keep what they had until it is their turn."""
 OWN_GROWTH = 0.6
 """Share of the host's growth from which on it is put down to this run itself."""
 DISK_MARGIN = 1.05
 """Of a checkpoint's size: headers, and blocks of the file system."""
+
+
+Trends = tuple[Trend | None, Trend | None]
+"""As they were last seen: of the floor, and of what is held of the device, or of what this run itself has of the host."""
 
 
 @dataclass
@@ -42,8 +49,20 @@ class _Rank:
     model: PeakModel = field(default_factory=PeakModel)
     coming: list[Coming] = field(default_factory=list)
     last: StepReport | None = None
+    trends: Trends = (None, None)
     total_bytes: int = 0
     """The largest capacity seen: what is missing of it now, others have taken."""
+
+    def look_at_floor(self) -> None:
+        """Whether it rises."""
+        self.trends = self.floor.trend(), self.trends[1]
+
+    def look_at_held(self) -> None:
+        """Only where fragments may be what grows."""
+        trend = self.trends[0]
+        fragments = (self.last and self.last.memory and self.last.memory.inactive_split_bytes) or 0
+        matter = trend is None or fragments > trend.rise_bytes / 2
+        self.trends = trend, self.held.trend() if matter else None
 
 
 class Forecaster:
@@ -53,9 +72,12 @@ class Forecaster:
         self._wall_s = wall_s
         self._ranks: dict[int, _Rank] = {}
         self._host_floor, self._own_floor = Floor(), Floor()
+        self._host_trends: Trends = (None, None)
         self._host: HostSample | None = None
         self._saved: CheckpointSaved | None = None
         self._ranking = Ranking()
+        self._looks: deque[Callable[[], None]] = deque([self._look_at_host])
+        """What costs most, in turn: lines and laws, which do not change from second to second."""
         self.caps: dict[int, int] = {}
         """Steps to come for which a smaller micro-batch has been asked for."""
 
@@ -64,8 +86,8 @@ class Forecaster:
         memory = report.memory
         if memory is None or memory.capacity_bytes is None or memory.allocated_bytes is None:
             return
-        rank = self._ranks.setdefault(report.rank, _Rank())
-        rank.last = report
+        rank = self._rank(report.rank)
+        is_first, rank.last = rank.last is None, report
         rank.total_bytes = max(rank.total_bytes, memory.capacity_bytes)
         used = memory.allocated_bytes + rank.total_bytes - memory.capacity_bytes
         peak = memory.peak_allocated_bytes or memory.allocated_bytes
@@ -74,7 +96,14 @@ class Forecaster:
         rank.floor.add(time_s, report.step, used, used + above)
         if memory.inactive_split_bytes is not None:
             rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
-        rank.model.add(report.micro_batch, report.longest, above)
+        if not is_first:  # the one that makes the optimizer's state ends higher than it began
+            rank.model.add(report.micro_batch, report.longest, above)
+
+    def _rank(self, number: int) -> _Rank:
+        if number not in self._ranks:
+            rank = self._ranks[number] = _Rank()
+            self._looks += rank.look_at_floor, rank.look_at_held, rank.model.refit
+        return self._ranks[number]
 
     def host(self, sample: HostSample, state: RunState) -> None:
         """CPU RAM; while the run is paused nothing is learnt from it."""
@@ -88,7 +117,7 @@ class Forecaster:
 
     def coming(self, message: ComingGroups) -> None:
         """The order of examples to come."""
-        rank = self._ranks.setdefault(message.rank, _Rank())
+        rank = self._rank(message.rank)
         rank.coming = [Coming(*each) for each in zip(message.steps, message.longest, message.examples, strict=True)]
 
     def saved(self, message: CheckpointSaved) -> None:
@@ -98,6 +127,9 @@ class Forecaster:
 
     def forecast(self, state: RunState, now_s: float, free_disk_bytes: int | None = None) -> Forecast:
         """All there is to say now, the most urgent first; `now_s` is Unix time."""
+        for _ in range(LOOKS if len(self._ranks) > 1 else len(self._looks)):
+            self._looks[0]()
+            self._looks.rotate(-1)
         outlooks = [*self._host_outlooks(state, now_s), *self._wall_outlooks(state, now_s)]
         outlooks += self._disk_outlooks(free_disk_bytes)
         for number, rank in self._ranks.items():
@@ -106,13 +138,16 @@ class Forecaster:
         level = shown[0].level if shown else "ok"
         return Forecast(time_s=now_s, level=level, headline=shown[0].text if shown else "", outlooks=shown)
 
+    def _look_at_host(self) -> None:
+        trend = self._host_floor.trend()
+        self._host_trends = trend, self._own_floor.trend() if trend else None
+
     # ---- the three questions ----
 
     def _host_outlooks(self, state: RunState, now_s: float) -> Iterator[Outlook]:
-        trend = self._host_floor.trend()
+        trend, own = self._host_trends
         if trend is None or self._host is None:
             return
-        own = self._own_floor.trend()
         ours = own is not None and own.line.slope > OWN_GROWTH * trend.line.slope
         cause = "this run grows, as `losses.append(loss)` without .item() does" if ours else ""
         if own is not None and not ours:
@@ -122,13 +157,11 @@ class Forecaster:
     def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
         if rank.last is None or rank.last.memory is None:
             return
-        trend = rank.floor.trend()
+        trend, held = rank.trends
         others = rank.total_bytes - (rank.last.memory.capacity_bytes or 0)
         cause = "tensors are kept from step to step, as by a retained graph"
-        if trend is None or (rank.last.memory.inactive_split_bytes or 0) > trend.rise_bytes / 2:
-            held = rank.held.trend()
-            if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
-                trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
+        if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
+            trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
         if trend is not None:
             cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
             yield _trend_outlook("device", _over_steps(trend, rank.total_bytes, state), state, cause, number)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memdash.forecast.peak import Estimate, PeakModel
@@ -51,22 +52,39 @@ def first_misfit(
 ) -> Misfit | None:
     """The first step whose peak likely exceeds the capacity, else the first that may; None when all fit.
 
-    The model tells what a step needs on top of `floor_bytes`. `caps` are steps for which a smaller micro-batch has been
-    asked for.
+    The model tells what a step needs on top of `floor_bytes`. `coming` is in the order of steps, and so of lengths.
+    `caps` are steps for which a smaller micro-batch has been asked for.
     """
-    perhaps: Misfit | None = None
+    caps = caps or {}
     room = capacity_bytes - floor_bytes
-    for each in coming:
-        if each.step <= done_steps:
-            continue
-        size = min(micro_batch, (caps or {}).get(each.step, micro_batch))
-        need = model.estimate(size, each.longest)
-        if need is None or need.high_bytes <= room:
-            continue
-        smaller = [choice for choice in choices if choice < size]
-        fitting, surely = model.largest_that_fits(smaller, each.longest, room)
-        misfit = Misfit(each, need.on(floor_bytes), fitting, surely)
-        if need.middle_bytes > room:
-            return misfit
-        perhaps = perhaps or misfit
-    return perhaps
+    left = coming[bisect_right(coming, done_steps, key=lambda each: each.step) :]
+
+    def need(each: Coming) -> Estimate | None:
+        return model.estimate(min(micro_batch, caps.get(each.step, micro_batch)), each.longest)
+
+    def first(over: Callable[[Estimate], bool]) -> Coming | None:
+        """What is longer needs no less, so half of what is left is passed over at a time; a capped step counts for itself."""
+
+        def is_over(each: Coming) -> bool:
+            estimate = model.estimate(micro_batch, each.longest)
+            return estimate is not None and over(estimate)
+
+        place = bisect_left(left, True, key=is_over)
+        while place < len(left) and left[place].step in caps:
+            capped = need(left[place])
+            if capped is not None and over(capped):
+                break
+            place += 1
+        return left[place] if place < len(left) else None
+
+    most = model.estimate(micro_batch, left[-1].longest) if left else None
+    if most is None or most.high_bytes <= room:
+        return None
+    found = first(lambda estimate: estimate.middle_bytes > room) or first(lambda estimate: estimate.high_bytes > room)
+    if found is None:
+        return None
+    estimate = need(found)
+    assert estimate is not None
+    size = min(micro_batch, caps.get(found.step, micro_batch))
+    fitting, surely = model.largest_that_fits([choice for choice in choices if choice < size], found.longest, room)
+    return Misfit(found, estimate.on(floor_bytes), fitting, surely)

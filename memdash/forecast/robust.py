@@ -40,9 +40,11 @@ def theil_sen(xs: Sequence[float], ys: Sequence[float]) -> Line:
     count = len(xs)
     if count < 3:
         raise ValueError(f"a line with an interval needs three points, not {count}")
-    slopes = sorted(
-        (ys[j] - ys[i]) / (xs[j] - xs[i]) for i in range(count) for j in range(i + 1, count) if xs[j] != xs[i]
-    )
+    slopes: list[float] = []
+    for place, (x, y) in enumerate(zip(xs, ys, strict=True), start=1):
+        later = zip(xs[place:], ys[place:], strict=True)
+        slopes += [(other_y - y) / (other_x - x) for other_x, other_y in later if other_x != x]
+    slopes.sort()
     slope = _at_rank(slopes, 0.5)
     level = median(y - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True))
     residuals = [y - level - slope * (x - xs[-1]) for x, y in zip(xs, ys, strict=True)]
@@ -57,13 +59,19 @@ def surely_rise(xs: Sequence[float], ys: Sequence[float], line: Line) -> bool:
 
     `line` is about theirs.
     """
+    score = rising_pairs(ys)
+    error = _spread(len(ys), [y - line.value(x) for x, y in zip(xs, ys, strict=True)])
+    return score >= min(NEARLY_ALL * len(ys) * (len(ys) - 1) / 2, SURE_Z * error)
+
+
+def rising_pairs(ys: Sequence[float]) -> int:
+    """How many more pairs of these values rise than fall, in their order."""
     before: list[float] = []
     score = 0
     for y in ys:
         score += bisect_left(before, y) + bisect_right(before, y) - len(before)
         insort(before, y)
-    error = _spread(len(ys), [y - line.value(x) for x, y in zip(xs, ys, strict=True)])
-    return score >= min(NEARLY_ALL * len(ys) * (len(ys) - 1) / 2, SURE_Z * error)
+    return score
 
 
 def _spread(count: int, residuals: Sequence[float]) -> float:

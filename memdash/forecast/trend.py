@@ -14,10 +14,14 @@ from itertools import pairwise
 from memdash.forecast.robust import Line, surely_rise, theil_sen
 
 POINTS = 32  # of one window
+FITS = 1
+"""Lines that one question may cost; a window whose turn does not come keeps the line it had, a second or two longer."""
 MIN_POINTS = 20
 LEVELS = 14  # windows of 32 buckets, each twice as wide as the one before: 16 s to 36 h at half a second
 PARTS, RISING_PARTS = 6, 5
 MOST_IN_ONE_PART = 0.5
+STAIRS, STAIR, ALL_STAIRS, ALIKE = 4, 0.1, 0.9, 1.5
+"""So many stairs, each of more than such a share of the rise, all of nearly all of it, none much larger than another."""
 SLOWING, STILL = 0.5, 0.25
 MIN_SPAN_S = 20.0
 NEWEST = 3  # buckets of half a second
@@ -93,7 +97,10 @@ class Floor:
         self._base_s = base_s
         self._levels: list[deque[_Bucket]] = [deque(maxlen=POINTS + 1) for _ in range(LEVELS)]
         self._growths: dict[int, Trend | None] = {}
-        """What was found on a level, until another bucket of it is full."""
+        """What was found on a level."""
+        self._stale: set[int] = set()
+        """Levels of which another bucket has filled up since."""
+        self._fits_left = 0
         self._low = self._high = (0.0, float("inf"))
         self._teeth: list[tuple[float, float]] = []
 
@@ -105,6 +112,7 @@ class Floor:
 
     def trend(self) -> Trend | None:
         """The growth that goes on now, if any; over the longest window in which it has been steady."""
+        self._fits_left = FITS
         for level in reversed(range(LEVELS)):
             growth = self._growth(level)
             if growth is not None:
@@ -130,10 +138,13 @@ class Floor:
         return ahead <= max(BEHIND * trend.rise_bytes, BEHIND_NOISE * trend.line.noise)
 
     def _growth(self, level: int) -> Trend | None:
-        if level not in self._growths:
+        if level in self._stale and self._fits_left:
+            self._stale.discard(level)
             full = list(self._levels[level])[:-1]  # the last one is still being filled
-            self._growths[level] = _growth(full, over_steps=self._over_steps) if len(full) >= MIN_POINTS - 1 else None
-        return self._growths[level]
+            floor = _risen(full)
+            self._growths[level] = _growth(full, floor, over_steps=self._over_steps) if floor else None
+            self._fits_left -= bool(floor)
+        return self._growths.get(level)
 
     def _put(self, level: int, bucket: _Bucket) -> None:
         """What is full goes on to the next level, where two buckets make one."""
@@ -143,7 +154,7 @@ class Floor:
             last.take_in(bucket)
             return
         buckets.append(bucket)
-        self._growths.pop(level, None)
+        self._stale.add(level)
         if last is not None and level + 1 < LEVELS:
             self._put(level + 1, _Bucket(last.index // 2, last.time_s, last.step, last.low, last.high))
 
@@ -173,20 +184,24 @@ def _tells_more(latest: Line, whole: Line) -> bool:
     ) / whole.slope
 
 
-def _growth(buckets: list[_Bucket], *, over_steps: bool) -> Trend | None:
-    """A line through the floor of these buckets, when it rose through most of them."""
-    span_s = buckets[-1].time_s - buckets[0].time_s
-    if span_s < MIN_SPAN_S:
-        return None
-    lows = [bucket.low for bucket in buckets]
-    floor = envelope(lows)
-    if not rises(floor):
-        return None
+def _risen(buckets: list[_Bucket]) -> list[float]:
+    """The floor of these buckets, when it rose through most of them; otherwise empty."""
+    if len(buckets) < MIN_POINTS - 1 or buckets[-1].time_s - buckets[0].time_s < MIN_SPAN_S:
+        return []
+    floor = envelope([bucket.low for bucket in buckets])
+    return floor if rises(floor) or climbs(floor) else []
+
+
+def _growth(buckets: list[_Bucket], floor: list[float], *, over_steps: bool) -> Trend | None:
+    """A line through the floor, when it surely rises."""
     xs = [bucket.step if over_steps else bucket.time_s for bucket in buckets]
     line = theil_sen(xs, floor)
-    if line.slope_low <= 0 or not surely_rise(xs, lows, line):  # an envelope rises where there is but noise
+    lows = [bucket.low for bucket in buckets]
+    if line.slope_low <= 0 or not (
+        climbs(floor) or surely_rise(xs, lows, line)
+    ):  # an envelope rises where there is but noise
         return None
-    steps = buckets[-1].step - buckets[0].step
+    span_s, steps = buckets[-1].time_s - buckets[0].time_s, buckets[-1].step - buckets[0].step
     spike, every = _spikes(buckets, floor, xs, line)
     return Trend(line, spike, every, span_s, floor[-1] - floor[0], steps, to_come(floor, line.noise))
 
@@ -234,3 +249,18 @@ def rises(floor: list[float]) -> bool:
         return False
     half = PARTS // 2
     return sum(gains[half:]) >= SLOWING * sum(gains[:half])
+
+
+def climbs(floor: list[float]) -> bool:
+    """Whether a floor rose through the whole window in stairs that are alike in height and length."""
+    total = floor[-1] - floor[0]
+    gains = [after - before for before, after in pairwise(floor)]
+    places = [place for place, gain in enumerate(gains) if gain > STAIR * total]
+    if len(places) < STAIRS:
+        return False
+    heights = [gains[place] for place in places]
+    lengths = [after - before for before, after in pairwise(places)]
+    if sum(heights) < ALL_STAIRS * total or max(heights) > ALIKE * min(heights) or max(lengths) > ALIKE * min(lengths):
+        return False
+    ends = places[0], len(gains) - 1 - places[-1]
+    return min(lengths) > 1 and max(ends) <= max(lengths)

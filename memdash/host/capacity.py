@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 NO_LIMIT = 1 << 60  # v1 writes about 2**63 for "none"
 
@@ -71,10 +71,10 @@ class CgroupLevel:
 
 
 def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[CgroupLevel]:
-    """The memory cgroup directories of `pid` from the leaf up to the mount point, v1 and v2."""
+    """The memory cgroup directories of `pid` from the leaf up to the mount point, v1 and v2, as they are called here."""
     try:
         memberships = (root / f"proc/{pid}/cgroup").read_text().splitlines()
-        mounts = (root / f"proc/{pid}/mountinfo").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()  # a container tool may show `pid` others
     except OSError:
         return []
     levels = []
@@ -83,9 +83,9 @@ def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[Cgrou
         version = 2 if controllers == "" else 1
         if version == 1 and "memory" not in controllers.split(","):
             continue
-        mount = _mount(mounts, version)
+        mount = _mount(mounts, version, PurePosixPath(path))
         if mount is not None:
-            levels += _ancestors(path, *mount, version, root)
+            levels += _ancestors(PurePosixPath(path), *mount, version, root)
     return levels
 
 
@@ -109,24 +109,25 @@ def read_fields(path: Path) -> dict[str, int]:
     return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
 
 
-def _mount(mounts: list[str], version: int) -> tuple[str, str] | None:
-    """Root and mount point of the memory hierarchy."""
+def _mount(mounts: list[str], version: int, path: PurePosixPath) -> tuple[str, str] | None:
+    """Root and mount point of the memory hierarchy: of several, the one that shows the most of what is above `path`."""
+    roots: dict[str, str] = {}
     for line in mounts:
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if (version == 2 and kind == "cgroup2") or (
             version == 1 and kind == "cgroup" and "memory" in options.split(" ")[-1].split(",")
         ):
-            fields = left.split(" ")
-            return fields[3], fields[4]
-    return None
+            mount_root, mount_point = left.split(" ")[3:5]
+            roots[mount_point] = mount_root  # a later mount hides an earlier one at the same place
+    found = [(mount_root, mount_point) for mount_point, mount_root in roots.items()]
+    return min(found, key=lambda mount: (not path.is_relative_to(mount[0]), len(mount[0])), default=None)
 
 
-def _ancestors(path: str, mount_root: str, mount_point: str, version: int, root: Path) -> list[CgroupLevel]:
+def _ancestors(path: PurePosixPath, mount_root: str, mount_point: str, version: int, root: Path) -> list[CgroupLevel]:
     top = root / mount_point.lstrip("/")
-    below = path if mount_root == "/" else path.removeprefix(mount_root)
-    leaf = top / below.lstrip("/")
-    if not leaf.is_dir():  # a namespace shows us a path that is not there: only the mount point is ours to see
+    leaf = top / path.relative_to(mount_root if path.is_relative_to(mount_root) else "/")
+    if ".." in path.parts or not leaf.is_dir():  # it lies outside of what our namespace shows: all we see is the top
         leaf = top
     chain = [leaf, *leaf.parents]
     outside = "" if mount_root == "/" else mount_root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 from memdash.host.capacity import CgroupLevel, cgroup_levels, read_field
 from memdash.host.ceilings import Ceiling, binding, find_ceilings
@@ -17,15 +18,19 @@ SHM = "/dev/shm"
 
 
 class HostSampler:
-    """Follows one process tree; `sample` is called at 10 Hz, `report` when a figure is wanted."""
+    """Follows one process tree; `sample` is called at 10 Hz, `report` when a figure is wanted.
 
-    def __init__(self, pid: int, budget_bytes: int = 0, *, reset_peaks: bool = True) -> None:
+    Without /proc (macOS) psutil tells, with shared pages counted in each process. `root` is `/` but in tests.
+    """
+
+    def __init__(self, pid: int, budget_bytes: int = 0, *, reset_peaks: bool = True, root: Path = Path("/")) -> None:
         self._pid = pid
         self._budget_bytes = budget_bytes
-        self._tree = ProcessTree(pid, reset_peaks) if os.path.isdir("/proc/self/task") else None
-        self._levels = cgroup_levels(pid)
-        self._pressure = Pressure(pressure_file(self._levels))
-        self._ceilings = find_ceilings(pid, budget_bytes)
+        self._root = root
+        self._tree = ProcessTree(pid, reset_peaks) if (root / "proc/self").is_dir() else None
+        self._levels = cgroup_levels(pid, root)
+        self._pressure = Pressure(pressure_file(self._levels, root))
+        self._ceilings = find_ceilings(pid, budget_bytes, root)
         self._throttled_before = _throttled(self._levels)
         self._count = 0
         self._measure_in = self._measure_wait = FIRST_MEASURE
@@ -91,8 +96,8 @@ class HostSampler:
         """Processes and limits come and go."""
         if self._tree and self._tree.refresh():
             self._measure_in = self._measure_wait = FIRST_MEASURE
-        if os.path.isdir(f"/proc/{self._pid}"):
-            self._ceilings = find_ceilings(self._pid, self._budget_bytes)
+        if (self._root / f"proc/{self._pid}").is_dir():
+            self._ceilings = find_ceilings(self._pid, self._budget_bytes, self._root)
             held = next((one for one in self._ceilings if one == self.ceiling), None)
             self.ceiling = binding(self._ceilings, self._reading, held)
 
@@ -112,9 +117,8 @@ class HostSampler:
 
 
 def _throttled(levels: list[CgroupLevel]) -> int:
-    """How often the kernel has slowed one of the cgroups down for being over its memory.high."""
-    counts = (read_field(level.events_file, "high") for level in levels if level.version == 2)
-    return max((count for count in counts if count is not None), default=0)
+    """How often the kernel has slowed processes down for one of our cgroups' memory.high; a cousin's does not count."""
+    return sum(read_field(level.own_events_file, "high") or 0 for level in levels if level.version == 2)
 
 
 def _shm() -> tuple[int | None, int | None]:

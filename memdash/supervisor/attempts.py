@@ -121,6 +121,7 @@ class Attempts:
         if adopted.rank is None:
             self._ended_unseen(adopted)
             return
+        self._catch_up()
         self._output.mark(adopted.output_bytes)
         self._telemetry.advance(LinkChanged(linked=False))
         self._sampler = self._sampler_of(adopted.rank.pid)
@@ -197,8 +198,7 @@ class Attempts:
         self._output.mark(found.output_bytes)
         for words in found.words:
             self._telemetry.take_in(words)
-        heard_s = self._telemetry.heard_s(0)
-        self._telemetry.catch_up(recorded_steps(self._directory, self._telemetry.state.attempt, heard_s))
+        self._catch_up()
         self._conclude(
             RankExited(
                 time_s=found.ended_s,
@@ -208,6 +208,11 @@ class Attempts:
                 unseen=found.unseen,
             )
         )
+
+    def _catch_up(self) -> None:
+        """Take in what the supervisor before has recorded after it saved the state."""
+        attempt, known_s = self._telemetry.state.attempt, self._telemetry.sampled_s(0)
+        self._telemetry.catch_up(recorded_steps(self._directory, attempt, known_s))
 
     def _conclude(self, exited: RankExited) -> None:
         """Say how it ended; or, when policy says so, what comes next, so that nobody takes the run for over."""

@@ -20,6 +20,7 @@ from memdash import wire
 from memdash.client import new_command_id
 from memdash.errors import MemdashError, SupervisorAlreadyRunning
 from memdash.locations import socket_path
+from memdash.ring import RingReader
 from memdash.store.journal import read_journal
 from memdash.store.printed import printed_before
 from memdash.store.recorder import Recorder
@@ -159,6 +160,7 @@ class _Supervisor:
 
     def _beat(self, now_s: float) -> None:
         self._beats += 1
+        self._server.look_into_rings()
         self._attempts.sample()
         if self._beats % HOST_REPORT_BEATS == 0 and (sample := self._attempts.report()):
             self._telemetry.host(sample)
@@ -214,6 +216,12 @@ class _Supervisor:
             self._control.acked(message)
         else:
             self._telemetry.receive(message)
+
+    def rank_sampled(self, ring: RingReader, rank: int) -> None:
+        """All that is new, at once."""
+        if samples := ring.take():
+            self._telemetry.sampled(rank, samples, ring.read_to)
+            ring.done(samples[-1].seq)
 
     def rank_left(self, rank: int) -> None:
         """Its commands will not be answered any more."""

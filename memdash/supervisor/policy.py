@@ -51,6 +51,8 @@ def after_failure(state: wire.RunState, *, restarts: int, allowed: int) -> Resta
     of_memory = state.status == "oom" or state.oom_killed
     if not of_memory or state.worker_killed:  # a DataLoader worker's memory is not the micro-batch's
         return Restart(None, f"{count} after: {state.status_reason}")
+    if whole := state.capabilities.get("SetBatchSplit"):
+        return GiveUp(f"not restarted: memory ran out, and the step cannot be cut smaller: {whole}")
     group = state.global_batch // max(1, state.world_size)
     smaller = next_smaller(group, state.micro_batch) if state.micro_batch else None
     if smaller is None:

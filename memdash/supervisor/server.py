@@ -13,6 +13,7 @@ from typing import Protocol
 
 from memdash import wire
 from memdash.errors import MemdashError
+from memdash.ring import RingReader
 from memdash.supervisor.fanout import HISTORY_BYTES, MAX_VIEWERS, Viewer
 from memdash.supervisor.launch import clear_stale_sockets
 
@@ -39,6 +40,9 @@ class Owner(Protocol):
 
     def rank_said(self, message: wire.Telemetry) -> None:
         """A rank has sent telemetry or an ack."""
+
+    def rank_sampled(self, ring: RingReader, rank: int) -> None:
+        """A rank may have written into its ring."""
 
     def rank_left(self, rank: int) -> None:
         """A rank's connection has ended."""
@@ -83,6 +87,11 @@ class Server:
             connection.write(frame)
         return set(self.ranks)
 
+    def look_into_rings(self) -> None:
+        """Take what ranks have written there since the last look."""
+        for connection in list(self.ranks.values()):
+            connection.look()
+
     async def stop(self) -> None:
         """Hang up and remove the socket."""
         if self._server:
@@ -102,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._peer_pid = 0
         self._rank: int | None = None
+        self._ring: RingReader | None = None
         self._viewer: Viewer | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
 
@@ -123,15 +133,21 @@ class Connection(asyncio.Protocol):
         """Cut into frames and hand on; a peer that sends nonsense is dropped."""
         if self._transport.is_closing():
             return
-        try:
+        self.look()  # what was sampled before something was said comes before it
+        with self._not_believed():
             for frame in self._frames.feed(data):
                 self._frame(frame)
-        except MemdashError as error:  # not a message, or one whose figures cannot be
-            who = f"rank {self._rank}" if self._rank is not None else f"pid {self._peer_pid}"
-            self._drop(f"{who} sent {str(error)[:200]}")
+
+    def look(self) -> None:
+        """Hand on what the peer has written into its ring; one that holds nonsense is dropped."""
+        if self._ring is not None and self._rank is not None:
+            with self._not_believed():
+                self._owner.rank_sampled(self._ring, self._rank)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the peer."""
+        self.look()
+        self._ring = None
         self._server.connections.discard(self)
         if self._hello_timer:
             self._hello_timer.cancel()
@@ -172,18 +188,29 @@ class Connection(asyncio.Protocol):
         else:
             self._greet(wire.decode(wire.hello, frame))
 
+    @contextlib.contextmanager
+    def _not_believed(self) -> Iterator[None]:
+        """Drop a peer that says what is not a message, or one whose figures cannot be."""
+        try:
+            yield
+        except MemdashError as error:
+            who = f"rank {self._rank}" if self._rank is not None else f"pid {self._peer_pid}"
+            self._drop(f"{who} sent {str(error)[:200]}")
+
     def _greet(self, hello: wire.Hello) -> None:
         if reason := self._unwelcome(hello):
             self._refuse(*reason)
             return
         if self._hello_timer:
             self._hello_timer.cancel()
+        self._ring = _ring(self._peer_pid, hello)
         welcome = wire.Welcome(
             protocol_version=wire.PROTOCOL_VERSION,
             run_id=self._owner.run_id,
             attempt=self._owner.attempt,
             pid=os.getpid(),
             heard_s=self._owner.heard_s(hello.rank) if hello.role == "rank" else 0.0,
+            reads_ring=self._ring is not None,
         )
         self.write(wire.encode(welcome))
         if hello.role == "rank":
@@ -218,6 +245,16 @@ class Connection(asyncio.Protocol):
 def _no_recording(command: wire.PlaybackCommand) -> wire.CommandResult:
     text = "this is the run itself, not a recording of it: memdash replay plays recordings"
     return wire.CommandResult(command_id=command.command_id, command=type(command).__name__, ok=False, text=text)
+
+
+def _ring(pid: int, hello: wire.Hello) -> RingReader | None:
+    """The memory that a rank writes its samples to; None when it has none, or this system shows us none of others."""
+    if hello.role != "rank" or hello.samples_fd is None:
+        return None
+    try:
+        return RingReader.of(pid, hello.samples_fd, hello.rank)
+    except (OSError, MemdashError):
+        return None
 
 
 def _peer(transport: asyncio.Transport) -> tuple[int, int]:

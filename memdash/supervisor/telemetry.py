@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from memdash import wire
 from memdash.causes import Cause, Causes
+from memdash.ring import Sample
 from memdash.store.last_words import LastWords
 from memdash.store.recorder import Recorder
 from memdash.supervisor.events import ForecastMade
@@ -36,7 +37,7 @@ class Telemetry:
         self._recorder = recorder
         self._journal_seq = journal_seq
         self._next_seq: dict[int, int] = {}
-        self._heard_s = dict(state.heard_s)
+        self._heard_s, self._sampled_s = dict(state.heard_s), dict(state.sampled_s)
         self._journaled = False
         """Whether the journal tells of a rank's message that the saved state knows nothing of."""
         self._unsent = self._unsaved = False
@@ -58,22 +59,35 @@ class Telemetry:
         self._heard_s[message.rank] = message.time_s
         self._journaled |= not isinstance(message, wire.StepReport | wire.MemorySample | wire.PhaseChanged)
 
+    def sampled(self, rank: int, samples: Sequence[Sample], read_to: int) -> None:
+        """What a rank has written into its ring after row `read_to`, oldest first."""
+        self._next_seq.setdefault(rank, read_to + 1)
+        for sample in samples:
+            self._sample(sample)
+
     def heard_s(self, rank: int) -> float:
         """Time of the newest message of a rank, by this supervisor or the ones before; 0 before the first."""
         return self._heard_s.get(rank, 0.0)
+
+    def sampled_s(self, rank: int) -> float:
+        """Likewise of the newest sample."""
+        return self._sampled_s.get(rank, 0.0)
 
     def take_in(self, words: LastWords) -> None:
         """What a rank has left on disk, as far as it was not heard."""
         heard_s = self.heard_s(words.hello.rank)
         for message in words.messages:
-            if not isinstance(message, wire.Hello | wire.Ack) and message.time_s > heard_s:
+            if isinstance(message, wire.StepReport | wire.MemorySample):
+                if message.time_s > self.sampled_s(message.rank):
+                    self._sample(message)
+            elif not isinstance(message, wire.Hello | wire.Ack) and message.time_s > heard_s:
                 self.receive(message)
 
     def catch_up(self, steps: Iterable[wire.StepReport]) -> None:
         """Steps that are recorded, but came after the state was saved."""
         for step in steps:
             self.advance(step)
-            self._heard_s[step.rank] = step.time_s
+            self._sampled_s[step.rank] = step.time_s
 
     def advance(self, event: object) -> None:
         """Change the state; a new status is journaled, saved and shown at once."""
@@ -84,6 +98,7 @@ class Telemetry:
             self._untold |= not told or self.state.status != before.status
         if self.state.attempt != before.attempt:
             self._causes = Causes()
+            self._sampled_s.clear()
             self._heard_s.clear()  # nothing of the new one has been heard, whatever the clock says
         if self.state.status != before.status:
             if self.state.status not in ANNOUNCED:
@@ -145,7 +160,7 @@ class Telemetry:
     def _save(self, now_s: float) -> None:
         self._unsaved = self._journaled = False
         self._saved_s = now_s
-        self._recorder.state(msgspec.structs.replace(self.state, heard_s=self._heard_s))
+        self._recorder.state(msgspec.structs.replace(self.state, heard_s=self._heard_s, sampled_s=self._sampled_s))
         if self._untold and (self.state.status != self._told_status or now_s - self._told_s >= MOMENT_S):
             self._untold, self._told_s, self._told_status = False, now_s, self.state.status
             self._recorder.moment(now_s, self.state)
@@ -165,6 +180,7 @@ class Telemetry:
 
     def _sample(self, message: wire.StepReport | wire.MemorySample) -> None:
         self._count_gap(message.rank, message.seq)
+        self._sampled_s[message.rank] = message.time_s
         self.advance(message)
         if self._recorder.has(message):  # the supervisor before has recorded it and died
             return

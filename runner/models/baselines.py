@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +9,7 @@ from msgspec import Meta
 
 from memdash.errors import UsageError
 from runner.models.encoders import Encoder, LstmEncoder, RnnEncoder, TransformerEncoder
+from runner.own_fields import read_fields
 
 BASELINE = "baseline"
 Size = Annotated[int, Meta(ge=1)]
@@ -61,17 +61,7 @@ def choose_baseline(
     architecture: str, asked: dict[str, Any], max_length: int, vocab_size: int, names: dict[int, str]
 ) -> Baseline:
     """From `model.config`. Raises UsageError for a field that it lacks, or a size that is none."""
-    known = FIELDS[architecture]
-    for name in asked:
-        if name not in known.__struct_fields__:
-            near = difflib.get_close_matches(name, known.__struct_fields__, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known.__struct_fields__)}"
-            raise UsageError(f"model.config.{name}: `{architecture}` has no such field", hint=hint)
-    try:
-        fields = msgspec.convert(asked, known)
-    except msgspec.ValidationError as error:
-        why, _, place = str(error).partition(" - at `$.")
-        raise UsageError(f"model.config.{place.rstrip('`')}: {why[:1].lower()}{why[1:]}") from None
+    fields = read_fields(FIELDS[architecture], asked, "model.config", f"`{architecture}`")
     if isinstance(fields, TransformerFields):
         if fields.hidden_size % fields.num_heads:
             raise UsageError(

@@ -54,7 +54,7 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     """What is imported before the first reading is what the training process imports, and no more."""
     import torch
 
-    import runner.launch  # noqa: F401
+    import runner.launch
     from runner.device import resident_bytes
     from runner.planning.no_values import NoValues
     from runner.randomness import seed_everything

@@ -13,7 +13,7 @@ from runner.planning.outlook import Outlook, look
 from runner.planning.room import Room
 from runner.planning.statistics import Slices, epochs
 from runner.planning.trace import Peak, Phase
-from runner.slicing import Slicing
+from runner.slicing import OF_ITEMS, Slicing
 
 MAX_ROWS = 10  # micro-batches that are looked at
 TIGHT = 0.9  # of the capacity: what lives within one operation is not estimated
@@ -87,8 +87,16 @@ class Configuration:
         """
         alone = 0 < self.slicing.alone_above < length
         size, count = (1, 2) if alone else (micro_batch, self.slices_of(micro_batch))
+        if self.slicing.padding in OF_ITEMS:
+            size, length, count = self._items_beside(micro_batch, length), 1, 2
         held = self.estimator.held_step(size, length, count) + self.room.framework_bytes
         return self.estimator.step(size, length, count), held
+
+    def _items_beside(self, micro_batch: int, length: int) -> int:
+        """The most that go through the model at once with an example of so many items, or the next larger one."""
+        epoch = self.first_epoch(micro_batch)
+        near = epoch.length[epoch.length >= length].min()
+        return int(epoch.count[epoch.length == near].max())
 
     @cached_property
     def _groups(self) -> Groups:

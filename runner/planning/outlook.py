@@ -66,9 +66,9 @@ def _phase(slices: Slices, place: int) -> Phase:
 
 
 def _moment(slices: Slices, place: int, need: Need) -> Moment:
-    length, count = int(slices.longest[place]), int(slices.count[place])
-    bytes_ = need(_phase(slices, place), count, length)
-    return Moment(int(slices.step[place]), int(slices.example[place]), length, count, bytes_)
+    count = int(slices.count[place])
+    bytes_ = need(_phase(slices, place), count, int(slices.longest[place]))
+    return Moment(int(slices.step[place]), int(slices.example[place]), int(slices.length[place]), count, bytes_)
 
 
 def _most(slices: Slices, need: Need) -> Moment:

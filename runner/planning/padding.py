@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args, get_type_hints
 
@@ -13,9 +13,7 @@ from runner.planning.configuration import Configuration
 from runner.planning.outlook import look
 from runner.planning.statistics import LengthStatistics
 from runner.planning.trace import Phase
-from runner.slicing import Slicing
-
-NEEDS_PAD_TO = ("group", "global")
+from runner.slicing import OF_ITEMS, Slicing
 
 
 @dataclass(frozen=True)
@@ -39,16 +37,17 @@ class Way:
     """Whether the task can do it."""
 
 
-def ways(base: Configuration, statistics: LengthStatistics, *, can_pad: bool) -> list[dict[str, Any]]:
+def ways(base: Configuration, statistics: LengthStatistics, impossible: Collection[str]) -> list[dict[str, Any]]:
     """Each policy, and what there is to do about outliers where there are some; the config's own comes first."""
     usual = statistics.longest_usual
     short = [length for length in base.slicing.lengths if length <= usual]
     return [
         {
             **asdict(_way(base, name, keys, slicing, short, loses)),
-            "is_possible": can_pad or keys.get("data.padding") not in NEEDS_PAD_TO,
+            "is_possible": not {keys.get("data.padding"), keys.get("data.outliers")} & set(impossible),
         }
         for name, keys, slicing, loses in _candidates(base, statistics, short)
+        if slicing.padding not in impossible or slicing.padding not in OF_ITEMS  # without items these mean nothing
     ]
 
 
@@ -71,12 +70,10 @@ def _candidates(
     yield "drop", {**keys, "data.outliers": "drop"}, replace(own, lengths=short, alone_above=0), loses
     cut = [min(length, usual) for length in own.lengths]
     loses = f"{1 - sum(cut) / total:.1%} of all length, the ends of {statistics.num_outliers} examples"
-    yield "truncate", {"data.max_length": usual}, replace(own, lengths=cut, alone_above=0), loses
+    yield "truncate", {**keys, "data.outliers": "truncate"}, replace(own, lengths=cut, alone_above=0), loses
 
 
-def _way(
-    base: Configuration, name: str, keys: dict[str, Any], slicing: Slicing, short: list[int], loses: str
-) -> Way:
+def _way(base: Configuration, name: str, keys: dict[str, Any], slicing: Slicing, short: list[int], loses: str) -> Way:
     micro_batch, framework_bytes = base.config.micro_batch, base.room.framework_bytes
     this = Configuration(base.config, slicing, base.room, base.estimator)
     epoch = this.first_epoch(micro_batch)

@@ -16,13 +16,16 @@ from runner.planning.room import Room, held_by_malloc
 from runner.planning.statistics import LengthStatistics
 from runner.planning.traced import Tracing
 from runner.planning.variants import choices, variants
+from runner.slicing import OF_ITEMS
 from runner.tasks.protocol import Task
-from runner.tasks.selection import pads
+from runner.tasks.selection import cannot
 
 if TYPE_CHECKING:
     from torch import nn
 
-QUICK_S = 2.0  # of CPU for the config's own traces: a model that is as quick has its variants traced without being asked
+QUICK_S = (
+    2.0  # of CPU for the config's own traces: a model that is as quick has its variants traced without being asked
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Planner:
                 "outlier_lines": self._lines([index for index, _ in statistics.outliers]),
                 "source": Path(self._config.data.source).name,
                 "policy": self._config.data.padding,
-                "ways": ways(base, statistics, can_pad=pads(self._task)),
+                "passes": list(getattr(self._task, "passes", ())),
+                "ways": ways(base, statistics, cannot(self._task)),
             },
             "steps": base.steps.total_steps,
             "group": base.group,
@@ -142,7 +146,9 @@ class Planner:
         }
 
     def _isolated_bytes(self, micro_batch: int) -> int:
-        """The peak at the longest if each outlier were a slice of its own."""
+        """The peak at the longest if each outlier were a slice of its own; nothing is padded to it where items are not."""
+        if self._base.slicing.padding in OF_ITEMS:
+            return self._base.worst_bytes(micro_batch)
         estimator, statistics = self._base.estimator, self._statistics
         alone = estimator.held_step(1, statistics.longest, 2)
         usual = estimator.held_step(micro_batch, statistics.longest_usual, self._base.slices_of(micro_batch))

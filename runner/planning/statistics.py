@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runner.groups import Groups
-from runner.slicing import Slicing
+from runner.slicing import OF_ITEMS, Slicing
 
 FAR = 2  # times the 99th percentile: beyond it an example is an outlier
 MAX_OUTLIERS = 10  # are listed
@@ -53,9 +53,11 @@ class Slices:
     step: Numbers
     """The optimizer step that each belongs to, counted from 1."""
     longest: Numbers
-    """What it is padded to."""
+    """What it is padded to; 1 where it is items without padding."""
     count: Numbers
-    """Its examples."""
+    """Its examples, or items."""
+    length: Numbers
+    """What its longest example is padded to, or the number of its items."""
     example: Numbers
     """The index of the longest of them."""
     is_first: npt.NDArray[np.bool_]
@@ -72,9 +74,11 @@ class Slices:
             pad_to = everywhere or slicing.pad_to(indices)
             for number, part in enumerate(slicing.cut(indices, micro_batch)):
                 example = max(part, key=lengths.__getitem__)
-                rows.append((step, max(lengths[example], pad_to), len(part), example, number == 0))
-        steps, longest, count, example_of, is_first = np.array(rows, dtype=np.int64).reshape(-1, 5).T
-        return cls(steps, longest, count, example_of, is_first.astype(bool))
+                for place, (count, longest) in enumerate(slicing.loads(part, pad_to)):
+                    length = lengths[example] if slicing.padding in OF_ITEMS else longest
+                    rows.append((step, longest, count, length, example, number == place == 0))
+        steps, longest_of, count_of, length_of, example_of, is_first = np.array(rows, dtype=np.int64).reshape(-1, 6).T
+        return cls(steps, longest_of, count_of, length_of, example_of, is_first.astype(bool))
 
 
 def epochs(slicing: Slicing, groups: Groups, group: int, micro_batch: int, total_steps: int) -> Iterator[Slices]:

@@ -43,7 +43,7 @@ class Tracing:
         model.train()
         tracer = Tracer(self._task, model, config.train, fake=self._fake, as_cuda=self._room.holder == "cuda")
         estimator = Estimator(
-            lambda batch, length: tracer.trace(batch, self._index[length]),
+            lambda batch, length: tracer.trace(batch, self._index[max(length, min(self._index))]),
             self._task.train_lengths,
             config.train.global_batch,
             self._room.granularity,

@@ -30,6 +30,7 @@ from memdash.batching import BatchSplit
 from memdash.config import TrainSection
 from memdash.errors import MemdashError
 from runner.device import Batch, CpuDevice
+from runner.in_backward import InBackward
 from runner.optimizer import make_optimizer
 from runner.planning.cuda_kernels import CudaKernels
 from runner.planning.trace import Kind, Phase, Script, Trace
@@ -200,7 +201,9 @@ class Tracer:
             self._device.place(model)
         with self._fake:
             optimizer = make_optimizer(model, train)
-        self.state = TrainingState(model, optimizer, Progress(), self._device, PhasePrecision(train, self._device))
+        in_backward = InBackward.of(optimizer, train, self._device.host)
+        precision = PhasePrecision(train, self._device)
+        self.state = TrainingState(model, optimizer, Progress(), self._device, precision, in_backward)
 
     def trace(self, batch: int, index: int) -> Trace:
         """A step whose slices are `batch` times this training example, so padded to its length."""
@@ -218,6 +221,8 @@ class Tracer:
         try:
             with self._fake, recorder, self._kernels():
                 step.train([index] * (2 * batch), 0, self._train.learning_rate, self._train.max_grad_norm)
+                if state.in_backward:  # nothing is left to commit
+                    state.precision.unscale(state.optimizer)
         except CANNOT_TELL as error:
             why = str(error).strip().partition("\n")[0]
             hint = "its sizes must follow from the shapes of its inputs"

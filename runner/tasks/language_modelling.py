@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from memdash.errors import UsageError
 from runner.randomness import mix
 from runner.spec import Spec
-from runner.tasks.pretrained import build, load_tokenizer, model_config
+from runner.tasks.pretrained import build, cut, load_tokenizer, model_config
 from runner.tasks.protocol import Batch, Part
 from runner.tasks.sources import hold_out, read_rows
 
@@ -71,6 +71,12 @@ class LanguageModelling:
             tokens[row, : len(block)], labels[row, : len(block)] = inputs, targets
             attention[row, : len(block)] = 1
         return {"input_ids": tokens, "attention_mask": attention, "labels": labels}
+
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens of each training block."""
+        train = self._blocks["train"]
+        train[:] = [torch.tensor(cut(block.tolist(), length, self._tokenizer)) for block in train]
+        self.train_lengths = [len(block) for block in train]
 
     def count_items(self, batch: Batch) -> int:
         """Labels that are not ignored; for a causal model those after the shift."""

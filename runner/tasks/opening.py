@@ -13,7 +13,7 @@ from runner.tasks.selection import select
 
 
 def open_task(spec: Spec, tokenizer: Path | None = None) -> Task:
-    """The task, with the examples that the config uses. A resumed run takes its checkpoint's `tokenizer`."""
+    """The task, with the examples that the config uses. A resumed run takes the `tokenizer` or vocabulary of its checkpoint."""
     return select(_open(spec, tokenizer), spec.config)
 
 
@@ -26,6 +26,14 @@ def _open(spec: Spec, tokenizer: Path | None) -> Task:
         from runner.tasks.text_classification import TextClassification
 
         return TextClassification(spec, tokenizer)
+    if spec.config.task.name == "aspects":
+        from runner.tasks.aspects import Aspects
+
+        return Aspects(spec, tokenizer)
+    if spec.config.task.name == "signal-to-text":
+        from runner.tasks.signal_to_text import SignalToText
+
+        return SignalToText(spec, tokenizer)
     return _own_task(spec)
 
 

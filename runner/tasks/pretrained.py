@@ -74,6 +74,17 @@ def _bert_parts() -> tuple[Any, Any]:
     return normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
 
 
+def cut(tokens: list[int], length: int, tokenizer: Any) -> list[int]:
+    """The first of them; the last stays where it is one of the tokenizer's own ends. Raises UsageError."""
+    if len(tokens) <= length:
+        return tokens
+    ends = len(tokenizer("")["input_ids"])
+    if length <= ends:
+        raise UsageError(f"data.outlier_length = {length}: leaves no room beside {ends} special tokens")
+    tail = int(tokens[-1] in tokenizer.all_special_ids)
+    return tokens[: length - tail] + tokens[len(tokens) - tail :]
+
+
 def model_config(spec: Spec, tokenizer: Any, **extra: Any) -> Any:
     """The config of the model that is trained, checked against the tokenizer and `data.max_length`."""
     section = spec.config.model

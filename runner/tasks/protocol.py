@@ -2,6 +2,8 @@
 
 A task of your own is a plain class with these members (no import needed) and a function that makes it,
 `function(options, config)`, named in the config as `task.name = "module:function"`. See examples/own_task.py.
+What only some tasks can do are the protocols below; and for a plan's words a task may have `passes`, the names of the forward
+passes that each of its items takes.
 """
 
 from __future__ import annotations
@@ -65,6 +67,23 @@ class PaddingTask(Task, Protocol):
 
     def collate(self, part: Part, indices: Sequence[int], epoch: int, pad_to: int = 0) -> Batch:
         """At least `pad_to` long."""
+
+
+class ItemTask(Task, Protocol):
+    """A task whose examples are several items each, and whose lengths are numbers of items.
+
+    A batch has one row for each item or padded place, and what a step takes follows from the number of rows.
+    """
+
+    def collate_items(self, part: Part, items: Sequence[tuple[int, int]], epoch: int) -> Batch:
+        """Exactly these items, each as (example, its place there from 0), and no padding."""
+
+
+class TruncatingTask(Task, Protocol):
+    """A task whose training examples can be cut."""
+
+    def truncate(self, length: int) -> None:
+        """Cut every training example that is longer; `train_lengths` says so afterwards. Raises UsageError."""
 
 
 class ScoredTask(Task, Protocol):

@@ -1,4 +1,4 @@
-"""Reads rows of text, and perhaps labels, from files or from the built-in `python-docs`."""
+"""Reads rows of text, and perhaps labels, from files or from what is built in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from memdash.config import data_format
 from memdash.errors import UsageError
 from runner.randomness import permutation
 from runner.spec import Spec
+from runner.tasks.made_aspects import make_aspects
 
 PARAGRAPHS_OF: tuple[str, ...] = ("compound", "debugger", "formatstrings", "specialnames", "string-methods")
 PARAGRAPHS_OF += ("types", "typesmapping", "typesseq")
@@ -35,12 +36,14 @@ def read_rows(spec: Spec, *, labels: bool) -> list[Row]:
     data = spec.config.data
     if data.source == "python-docs":
         return _python_paragraphs() if labels else _python_docs()
+    if data.source == "aspects":
+        return [Row(example["Text"]) for example in make_aspects()]
     path = spec.path(data.source)
     kind = data_format(data)
     try:
         if kind == "text":
             return [Row(path.read_text(encoding="utf-8"))]
-        records = _json_lines(path) if kind == "jsonl" else _table(path, "\t" if kind == "tsv" else ",")
+        records = json_lines(path) if kind == "jsonl" else _table(path, "\t" if kind == "tsv" else ",")
         return list(_choose(records, spec, path, labels=labels))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"data.source = {data.source!r}: cannot be read: {error}") from None
@@ -80,7 +83,8 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield reader.line_num, record
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each object of a file with the number of its line, from 1. Raises UsageError."""
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():

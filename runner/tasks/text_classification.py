@@ -15,7 +15,7 @@ from memdash.errors import UsageError
 from runner.models.baselines import FIELDS, choose_baseline
 from runner.models.classifier import HeadShape, over_baseline, over_pretrained
 from runner.spec import Spec
-from runner.tasks.pretrained import build, load_tokenizer, model_config
+from runner.tasks.pretrained import build, cut, load_tokenizer, model_config
 from runner.tasks.protocol import Batch, Part
 from runner.tasks.scores import class_sums, macro_f1
 from runner.tasks.sources import hold_out, read_rows
@@ -75,6 +75,12 @@ class TextClassification:
             "attention_mask": attention,
             "labels": torch.tensor([label for _, label in chosen]),
         }
+
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens of each training example."""
+        train = self._examples["train"]
+        train[:] = [(cut(ids, length, self._tokenizer), label) for ids, label in train]
+        self.train_lengths = [len(ids) for ids, _ in train]
 
     def count_items(self, batch: Batch) -> int:
         """Examples."""

@@ -9,6 +9,7 @@ import pytest
 from memdash import wire
 from memdash.agent.memory import no_device
 from memdash.agent.session import Session
+from memdash.ring import RingReader, RingWriter
 from tests.conftest import wait_until
 
 
@@ -18,7 +19,9 @@ class Loop:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent: list[wire.Message] = []
         self.session = Session(read_memory=no_device("none"))
-        monkeypatch.setattr(self.session, "send", lambda message, sample=False: self.sent.append(message))
+        self.session._ring = ring = RingWriter()
+        self.samples = RingReader(ring.memory, 0)
+        monkeypatch.setattr(self.session, "send", self.sent.append)
         self.session.on(wire.SaveCheckpoint, self.save)
         self.session.step = 7
         self.saved: list[str] = []
@@ -84,19 +87,11 @@ def test_a_pause_shows_its_memory_now_and_then(loop, monkeypatch):
     from memdash.agent import control
 
     monkeypatch.setattr(control, "HEARTBEAT_S", 0.01)
-    seen = threading.Event()
-    send = loop.session.send
-
-    def watch(message, sample=False):
-        send(message, sample=sample)
-        if sum(isinstance(m, wire.MemorySample) for m in loop.sent) >= 3:
-            seen.set()
-
-    monkeypatch.setattr(loop.session, "send", watch)
     loop.put(wire.Pause(command_id="1"))
     thread = threading.Thread(target=loop.session.obey)
     thread.start()
-    assert seen.wait(20)
+    wait_until(lambda: len(loop.samples.take()) >= 3, "the third reading")
+    assert {type(sample) for sample in loop.samples.take()} == {wire.MemorySample}
     loop.put(wire.Resume(command_id="2"))
     thread.join(20)
 
@@ -241,7 +236,7 @@ def test_a_pause_while_it_waits_keeps_it_paused(loop, monkeypatch):
     loop.put(wire.Pause(command_id="1", depth="release"), wire.Resume(command_id="2"), wire.Pause(command_id="3"))
     thread = threading.Thread(target=loop.session.obey)
     thread.start()
-    wait_until(lambda: sum(isinstance(m, wire.MemorySample) for m in loop.sent) >= 5, "some heartbeats")
+    wait_until(lambda: len(loop.samples.take()) >= 5, "some heartbeats")
     assert done == ["try"]
     loop.put(wire.Resume(command_id="4"))
     thread.join(20)

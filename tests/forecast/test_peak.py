@@ -18,6 +18,7 @@ def learnt(law=bert, loads=None) -> PeakModel:
     model = PeakModel()
     for micro_batch, longest in loads or [(8, n) for n in range(16, 160, 7)]:
         model.add(micro_batch, longest, law(micro_batch, longest))
+    model.refit()
     return model
 
 
@@ -47,6 +48,7 @@ def test_other_laws_lie_in_the_interval(law):
 def test_one_wild_step_does_not_bend_the_law():
     model = learnt()
     model.add(8, 30, 60_000)  # such as an evaluation that ran in between
+    model.refit()
     assert model.estimate(8, 1000).likely_bytes == pytest.approx(bert(8, 1000), rel=0.1)
 
 
@@ -54,6 +56,7 @@ def test_too_little_was_seen():
     model = PeakModel()
     assert model.estimate(8, 100) is None
     model.add(8, 100, 5000)
+    model.refit()
     assert model.estimate(8, 200) is None
     smaller = model.estimate(4, 100)
     assert (smaller.likely_bytes, smaller.seen) == (5000, True)  # it needs no more than a larger load did
@@ -63,6 +66,28 @@ def test_the_first_few_steps_are_no_law():
     """Optimizer state is made in them, and sorted lengths differ by little."""
     model = learnt(lambda m, n: bert(m, n) + (3000 if n < 20 else 0), [(8, n) for n in range(16, 22)])
     assert model.estimate(8, 400) is None
+
+
+def test_a_law_needs_no_more_than_smaller_loads_did():
+    """A parabola fits the end of a straight line nearly as well, and is far off beyond it."""
+    model = learnt(lambda m, n: (1000 + m * n * 9) * random.Random(n).uniform(0.99, 1.0))
+    need = model.estimate(8, 800)
+    assert need.likely_bytes == pytest.approx(1000 + 8 * 800 * 9, rel=0.05)
+    assert need.low_bytes > 0.9 * need.likely_bytes
+
+
+def test_nothing_is_said_where_lengths_do_not_explain_the_peaks():
+    drawn = random.Random(7)
+    model = learnt(lambda m, n: drawn.uniform(1000, 9000))
+    assert model.estimate(8, 2000) is None
+    assert model.estimate(8, 100).seen  # as large loads as that were seen
+
+
+def test_a_few_lengths_are_enough_after_a_while():
+    """As where it is items that count, of which an example has four at most."""
+    few = [(8, n % 4 + 1) for n in range(23)]
+    assert learnt(loads=few).estimate(8, 12) is None
+    assert learnt(loads=[*few, (8, 2)]).estimate(8, 12).likely_bytes == pytest.approx(bert(8, 12), rel=0.02)
 
 
 def test_the_farther_from_what_was_seen_the_wider():
@@ -84,13 +109,12 @@ def test_large_loads_may_need_more_than_the_law_of_small_ones():
 
 def test_a_fit_is_kept_while_it_explains_what_comes():
     model = learnt()
-    model.estimate(8, 200)
     before = model._forms
     model.add(8, 158, bert(8, 158))
-    model.estimate(8, 200)
+    model.refit()
     assert model._forms is before
     model.add(8, 159, 2 * bert(8, 159))
-    model.estimate(8, 200)
+    model.refit()
     assert model._forms is not before
 
 
@@ -145,6 +169,20 @@ def test_the_first_step_that_does_not_fit_is_named(capacity, done, caps, step, f
         assert found.fitting_micro_batch == fitting
         assert found.sure(capacity)
         assert found.need.likely_bytes == pytest.approx(5000 + bert(8, found.coming.longest), rel=0.02)
+
+
+def test_a_long_list_is_not_walked():
+    model, asked = learnt(), []
+
+    class Asked(PeakModel):
+        def estimate(self, micro_batch, longest):
+            asked.append(longest)
+            return model.estimate(micro_batch, longest)
+
+    room, coming = bert(8, 4000), [Coming(step, 100 + step, step) for step in range(8000)]
+    found = first_misfit(coming, Asked(), done_steps=5, micro_batch=8, choices=[1], floor_bytes=0, capacity_bytes=room)
+    assert len(asked) < 32
+    assert found.coming == next(each for each in coming if model.estimate(8, each.longest).middle_bytes > room)
 
 
 def test_elimination():

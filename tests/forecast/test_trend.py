@@ -8,7 +8,7 @@ import random
 import pytest
 
 from memdash.forecast.robust import surely_rise, theil_sen
-from memdash.forecast.trend import Floor, envelope, rises, to_come
+from memdash.forecast.trend import Floor, climbs, envelope, rises, to_come
 
 RANDOM = random.Random(5)
 STEP_S = 0.5
@@ -160,6 +160,24 @@ def test_the_envelope_is_what_was_never_gone_below_again(values, floor):
 )
 def test_growth_must_go_on_through_the_window(floor, rising):
     assert rises(floor) is rising
+
+
+@pytest.mark.parametrize(
+    ("floor", "climbing"),
+    [
+        ([5.0 * (n // 5) for n in range(22)], True),
+        ([5.0 * (n // 5) + 0.02 * n for n in range(22)], True),
+        ([5.0 * (n // 5) for n in range(18)], False),  # three are a beginning, and may be the end
+        ([5.0 * (n // 5) for n in range(21)] + [20.0] * 8, False),  # the next one is overdue
+        ([0.0] * 8 + [5.0 * (n // 5) for n in range(21)], False),
+        ([1.0 * (n // 5) ** 2 for n in range(22)], False),
+        ([0.0, 5, 5, 10, 10, 10, 10, 10, 15, 15, 20, 20], False),
+        ([float(n) for n in range(22)], False),
+        ([0.0] * 22, False),
+    ],
+)
+def test_stairs_that_are_alike_go_on(floor, climbing):
+    assert climbs(floor) is climbing
 
 
 def test_the_slopes_interval_holds_four_times_in_five():

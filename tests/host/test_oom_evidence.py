@@ -25,7 +25,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 def machine(root: Path, membership: tuple[str, str], **cgroup: str) -> Path:
     """A /proc with one process, 7, two cgroups deep."""
-    files = {"proc/7/cgroup": membership[0], "proc/7/mountinfo": membership[1]}
+    files = {"proc/7/cgroup": membership[0], "proc/self/mountinfo": membership[1]}
     files |= {"proc/vmstat": "pgfault 5\noom_kill 3\n", "proc/meminfo": "MemTotal: 1024 kB\n"}
     write(root, {**files, **{f"sys/fs/cgroup/{name}": text for name, text in cgroup.items()}})
     return root

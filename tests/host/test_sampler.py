@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from memdash.host.ceilings import Fill, Machine, find_ceilings
 from memdash.host.process_tree import ProcessTree, TreeReading
-from memdash.host.sampler import HostSampler
+from memdash.host.sampler import REFRESH_EVERY, HostSampler
 
 MIB = 1 << 20
 HOLDER = """
@@ -76,6 +77,20 @@ def test_a_process_that_has_ended_counts_nothing(hold):
     tree.refresh()
     assert tree.read() == TreeReading(0, 0)
     tree.close()
+
+
+def test_without_proc_psutil_tells_and_the_figures_say_so(hold, tmp_path):
+    process = hold(100 * MIB, fork=1)
+    sampler = HostSampler(process.pid, root=tmp_path)
+    for _ in range(REFRESH_EVERY + 1):
+        sampler.sample()
+    memory = sampler.report()
+    assert (memory.kind, memory.capacity_source) == ("estimated", "psutil.virtual_memory().total")
+    assert memory.capacity_bytes == psutil.virtual_memory().total > memory.working_set_bytes > memory.process_bytes
+    assert memory.num_processes == 2
+    assert memory.process_bytes > 200 * MIB  # what the fork shares counts in each
+    assert (memory.swap_bytes, memory.throttle_bytes, memory.stalled_some) == (0, None, None)
+    sampler.close()
 
 
 class Steps:

@@ -103,3 +103,20 @@ def test_it_takes_the_supervisor(memory_cgroup, start_run):
     state = run.wait_for_end()
     assert any(f"pid {supervisor}, was killed by the kernel's OOM killer" in line for line in run.journal())
     assert (state.status, state.oom_killed, outcome_exit_code(state)) == ("killed", True, ExitCode.HOST_OOM)
+
+
+def test_one_kill_that_takes_the_supervisor_too(memory_cgroup, start_run):
+    cgroup = memory_cgroup(LIMIT)
+    if cgroup.level.version == 1:
+        pytest.skip("memory.oom.group is v2's: tests/on_cgroup_v2.py brings one")
+    (cgroup.inner / "memory.oom.group").write_text("1")  # as Kubernetes does
+    run = start_run(inside=cgroup.inside)
+    run.wait_for_journal("ends everything there, the supervisor too")
+    run.order("s")
+    run.wait_for_journal("training fake")
+    run.order("g")
+    wait_until(lambda: not is_supervised(run.directory), "the supervisor's end")
+    run.launch()
+    state = run.wait_for_end()
+    assert (state.status, state.oom_killed, outcome_exit_code(state)) == ("killed", True, ExitCode.HOST_OOM)
+    assert at_limit(cgroup) in state.status_reason

@@ -23,6 +23,7 @@ from memdash.config import RunConfig, TrainSection  # noqa: E402
 from memdash.config_file import parse_config  # noqa: E402
 from runner.device import CpuDevice, Device  # noqa: E402
 from runner.growth import Growth  # noqa: E402
+from runner.in_backward import InBackward  # noqa: E402
 from runner.optimizer import make_optimizer  # noqa: E402
 from runner.precision import Name, Precision  # noqa: E402
 from runner.randomness import seed_everything  # noqa: E402
@@ -119,7 +120,9 @@ class Trainer:
             model = task.build_model()
         self.device.place(model)
         optimizer = make_optimizer(model, train)
-        self.state = TrainingState(model, optimizer, Progress(), self.device, Precision(precision, self.device))
+        in_backward = InBackward.of(optimizer, train, self.device.host)
+        precision_of = Precision(precision, self.device)
+        self.state = TrainingState(model, optimizer, Progress(), self.device, precision_of, in_backward)
         self.session = RecordingSession(self.device)
         growth = Growth.start(group, micro_batch, grow_after)
         self.step = GroupStep(self.state, task, BatchSplit(group, micro_batch), self.session, growth)

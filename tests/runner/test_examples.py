@@ -44,6 +44,14 @@ def test_ones_own_task_learns_to_spell(tmp_path: Path) -> None:
     assert len((EXAMPLES / "own_task.py").read_text().splitlines()) < 70
 
 
+def test_signals_become_words(tmp_path: Path) -> None:
+    sizes = ("task.options.examples=100", "train.max_steps=20", "train.learning_rate=3e-2", "train.warmup_steps=0")
+    done = train(tmp_path, "signal-to-text", *sizes)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 0.3
+    assert re.search(r"exact_match \S+  wer \S+  word_accuracy \S+$", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path: Path) -> None:
     done = train(tmp_path, "demo", "train.max_steps=40", "train.eval_every=0")

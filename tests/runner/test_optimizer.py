@@ -30,6 +30,7 @@ CHOICES = [
     for impl in ("fused", "foreach", "for-loop")
     if (optimizer, impl) != ("adafactor", "fused")
 ]
+EIGHT_BIT = {"optimizer": "adamw8bit", "optimizer_impl": "auto", "momentum": 0.0}
 
 
 def name(choice: dict[str, Any]) -> str:
@@ -207,7 +208,8 @@ def test_each_learns(optimizer: Any, momentum: float, learning_rate: float) -> N
 @pytest.mark.parametrize(
     ("train", "words"),
     [
-        ({"optimizer": "adamw8bit"}, "not a known value"),
+        ({"optimizer": "adamw4bit"}, "not a known value"),
+        ({"optimizer": "adamw8bit", "optimizer_impl": "fused"}, "one implementation"),
         ({"optimizer": "adafactor", "optimizer_impl": "fused"}, "torch has no fused adafactor"),
         ({"momentum": 0.9}, "adamw has none"),
         ({"optimizer": "sgd", "momentum": 1.0}, "at least 0 and below 1"),

@@ -55,6 +55,12 @@ CASES = {
         3,
         GiveUp("not restarted: memory ran out at micro-batch 1, and there is no smaller one"),
     ),
+    "cannot be cut": (
+        {"status": "oom", "capabilities": {"SetBatchSplit": "it trains a step in one slice"}},
+        0,
+        3,
+        GiveUp("not restarted: memory ran out, and the step cannot be cut smaller: it trains a step in one slice"),
+    ),
     "died young": (
         {"step": 10, "ended_s": 105.0},
         0,
