@@ -98,6 +98,27 @@ class Configuration:
         near = epoch.length[epoch.length >= length].min()
         return int(epoch.count[epoch.length == near].max())
 
+    def first_steps(self, micro_batch: int, steps: int) -> tuple[int, int]:
+        """The peak of the first steps, without the framework's bytes, and the cells of the last one."""
+        epoch = self.first_epoch(micro_batch)
+        last = min(steps, int(epoch.step[-1]))
+        early = epoch.step <= last
+        sizes = zip(epoch.is_first[early], epoch.count[early].tolist(), epoch.longest[early].tolist(), strict=True)
+        peaks = [self._tensors("first" if is_first else "later", count, longest) for is_first, count, longest in sizes]
+        commit = self._tensors("commit", micro_batch, int(epoch.longest[0]))
+        is_last = epoch.step == last
+        return max(commit, *peaks), int((epoch.longest * epoch.count)[is_last].sum())
+
+    def cells(self, micro_batch: int) -> int:
+        """Computed in the whole run, as its first epoch goes."""
+        epoch = self.first_epoch(micro_batch)
+        return round(float((epoch.longest * epoch.count).sum()) * self.steps.total_steps / self.steps.steps_per_epoch)
+
+    def _tensors(self, phase: Phase, batch: int, length: int) -> int:
+        """What a probe counts: on a CUDA device what is reserved."""
+        is_cuda = self.room.holder == "cuda"
+        return self.need(phase, batch, length) if is_cuda else self.estimator.phase(phase, batch, length).bytes
+
     @cached_property
     def _groups(self) -> Groups:
         bucket_lengths = self.slicing.told_lengths() if self.slicing.padding == "bucket" else None

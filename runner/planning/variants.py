@@ -91,7 +91,9 @@ def choices(base: Configuration, isolated: Configuration | None, rows: list[dict
 
     Fastest = nothing computed twice, if that fits, then the fewest slices a step, then the fewest changes: an estimate.
     """
-    ways = [({}, base.config.train.gradient_checkpointing, base.largest, base.worst_bytes(1))]
+    ways: list[tuple[dict[str, Any], bool, int | None, int]] = [
+        ({}, base.config.train.gradient_checkpointing, base.largest, base.worst_bytes(1))
+    ]
     if isolated is not None:
         keys = {"data.outlier_length": isolated.slicing.alone_above, "data.outliers": "isolate"}
         ways.append((keys, base.config.train.gradient_checkpointing, isolated.largest, isolated.worst_bytes(1)))

@@ -69,7 +69,7 @@ def test_it_goes_on_past_what_does_not_fit_is_wrong_or_fails(tmp_path: Path) -> 
     }
     assert "typo.toml:2: unknown key `train.micro_bach` (did you mean `micro_batch`?)" in rows["typo"]["why"]
     assert rows["large"]["why"].startswith("WILL OOM at step 1 (example ")
-    assert "of 4.00 KiB (device.capacity); no micro-batch fits as it is" in rows["large"]["why"]
+    assert "of 4.00 KiB (device.capacity, simulated); no micro-batch fits as it is" in rows["large"]["why"]
     assert "ZeroDivisionError: a bug in the user's task" in rows["breaks"]["why"]
     works = rows["works"]
     assert (works["steps"], works["total_steps"], works["peak_of"]) == (8, 8, "simulated")
