@@ -7,7 +7,6 @@ minute, slices that follow each other meet the same machine.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import threading
@@ -35,7 +34,7 @@ class Work:
     """A step of about so many seconds: forward and backward of a small transformer layer, again and again."""
 
     def __init__(self) -> None:
-        self._layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
         self._batch = torch.randn(16, 32, 64)
         self.unit()
         times = []
@@ -47,8 +46,8 @@ class Work:
 
     def unit(self) -> None:
         """The smallest step."""
-        self._layer(self._batch).square().mean().backward()
-        self._layer.zero_grad(set_to_none=True)
+        self.layer(self._batch).square().mean().backward()
+        self.layer.zero_grad(set_to_none=True)
 
     def step(self, seconds: float) -> Callable[[], None]:
         """A step of about that length."""
@@ -72,7 +71,8 @@ class Sides:
         self.hot_s: dict[str, list[float]] = {"host only": [], "simulated": []}
         """Of each call of end_step between two steps, when the step has filled the caches with its own."""
 
-    def off(self, step: Callable[[], None], count: int) -> float:
+    @staticmethod
+    def off(step: Callable[[], None], count: int) -> float:
         """Nothing but the steps."""
         began_s = time.process_time()
         for _ in range(count):
@@ -154,12 +154,6 @@ class Sides:
         times.append(time.thread_time() - began_s)
 
 
-def supervisor_cpu_s() -> float:
-    """Of all threads of our parent."""
-    tasks = Path(f"/proc/{os.getppid()}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
 def measure(rounds: int) -> dict[str, Any]:
     """Every side in every round, in another order each time."""
     torch.set_num_threads(1)
@@ -175,14 +169,8 @@ def measure(rounds: int) -> dict[str, Any]:
             step, count = work.step(step_s), max(1, round(SLICE_S[step_s] / step_s))
             turns = [*turns[1:], turns[0]] if number % 2 else turns[::-1]
             for name, side in turns:
-                began_s, supervisor_s = time.perf_counter(), supervisor_cpu_s()
                 cpu_s = side(step, count)
-                slices.append(
-                    {
-                        "round": number, "step_s": step_s, "side": name, "steps": count, "cpu_s": cpu_s,
-                        "wall_s": time.perf_counter() - began_s, "supervisor_s": supervisor_cpu_s() - supervisor_s,
-                    }
-                )  # fmt: skip
+                slices.append({"round": number, "step_s": step_s, "side": name, "steps": count, "cpu_s": cpu_s})
     sides.hot_s, in_step = {kind: [] for kind in sides.hot_s}, sides.hot_s
     simulated = SimulatedDevice(4 * GIB)
     simulated.start()

@@ -70,6 +70,7 @@ class Side:
     checkpoint: int
     """Bytes of its checkpoints' tensors."""
     step_cpu_s: float
+    """Of a usual step."""
     host_peak: int = 0
     """Bytes of host memory above those of the libraries, in a process of its own."""
 
@@ -105,7 +106,8 @@ def measure(keys: Keys, *, worst_only: bool = False, folder: Path | None = None)
             if isinstance(device, SimulatedDevice):
                 device.stop()
         saved = sum(file.stat().st_size for file in place.rglob("*.safetensors"))
-        return Side(session.peak, state, saved, sum(session.cpu_s) / max(1, len(session.cpu_s)))
+        usual_s = session.cpu_s[:1] if worst_only else session.cpu_s
+        return Side(session.peak, state, saved, sum(usual_s) / max(1, len(usual_s)))
 
 
 def measure_apart(keys: Keys, folder: Path) -> Side:
@@ -126,7 +128,14 @@ def _train_worst(loop: Loop, session: Watching) -> None:
     every.sort(key=lambda group: max(lengths[index] for index in group))
     for group in (every[len(every) // 2], every[len(every) // 2], every[-1]):
         loop._step.train(group, 0, 1e-4, 0.0)
-        session.end_step(loss=0.0, step_time_s=0.0, examples_seen=0)
+        split = loop._step.split
+        session.end_step(
+            loss=0.0,
+            step_time_s=0.0,
+            examples_seen=0,
+            micro_batch=split.micro_batch,
+            grad_accum_steps=split.grad_accum_steps,
+        )
 
 
 def _main() -> None:

@@ -41,7 +41,7 @@ class Causes:
     """The readings of the last two minutes of one run, and what was said of them."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, deque[StepReport]] = {}
+        self._steps: dict[tuple[int, str], deque[StepReport]] = {}
         self._hosts: deque[HostSample] = deque(maxlen=MAX_READINGS)
         self._others: dict[str, deque[tuple[float, int]]] = {}
         self._said: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Causes:
         """A step of one rank."""
         if report.memory is None or report.memory.kind == "unavailable":
             return []
-        steps = self._steps.setdefault(report.rank, deque(maxlen=MAX_READINGS))
+        steps = self._steps.setdefault((report.rank, report.memory.device), deque(maxlen=MAX_READINGS))
         steps.append(report)
         _forget(steps, report.time_s)
         return self._news(report.time_s, f"rank {report.rank} ", _of_steps(steps))
@@ -125,12 +125,13 @@ def _fragmentation(first: DeviceMemory, last: DeviceMemory, flushes: int, steps:
     wasted = last.peak_reserved_bytes - last.peak_allocated_bytes
     if flushes < OFTEN or wasted < WASTED * last.capacity_bytes or last.num_ooms > first.num_ooms:
         return None  # or a step that was too large has emptied the cache
-    return Cause(
-        "fragmentation",
-        "warning",
+    text = (
         f"fragmentation: at the peak torch holds {format_bytes(wasted)} that no tensor fits into, and it had to flush its "
-        f"cache in {flushes} of the last {steps} steps; PYTORCH_ALLOC_CONF=expandable_segments:True lets it join the pieces",
+        f"cache in {flushes} of the last {steps} steps"
     )
+    if not last.joins_fragments:
+        text += "; PYTORCH_ALLOC_CONF=expandable_segments:True lets it join the pieces"
+    return Cause("fragmentation", "warning", text)
 
 
 def _neighbour(first: DeviceMemory, last: DeviceMemory, span_s: float) -> Cause | None:
@@ -162,6 +163,7 @@ def _of_host(hosts: deque[HostSample], phase: str) -> Iterator[Cause]:
         _saving(last, phase),
         _throttled(first, last),
         _stalled([sample.host for sample in hosts]),
+        _alarmed([sample.host for sample in hosts]),
         _swapping(first, last, span),
         _shared_memory(last),
     ):
@@ -218,6 +220,14 @@ def _stalled(hosts: list[HostMemory]) -> Cause | None:
     share = format_percent(sum(shares) / len(shares))
     text = f"memory pressure: {share} of the time nothing runs, because all wait for memory"
     return Cause("stalled", "warning", text)
+
+
+def _alarmed(hosts: list[HostMemory]) -> Cause | None:
+    """The kernel's own alarm, which comes before the averages show anything."""
+    if len(hosts) < 2 or hosts[-1].num_stall_alarms <= hosts[-2].num_stall_alarms:
+        return None
+    share = f": {format_percent(hosts[-1].stalled_some)} of the last moments" if hosts[-1].stalled_some else ""
+    return Cause("pressed", "warning", f"memory pressure: processes begin to wait for memory{share}")
 
 
 def _swapping(first: HostMemory, last: HostMemory, span: str) -> Cause | None:

@@ -77,10 +77,11 @@ def host_ledger(host: HostMemory | None) -> Ledger | None:
         rows = [Row("address space", host.working_set_bytes, host.kind, "/proc/PID/statm", used)]
     else:
         processes = f"{host.num_processes} processes" if host.num_processes != 1 else "The training process alone"
-        note = f"{processes}; pages that they share are counted once."
+        exact = host.kind == "exact"
+        note = f"{processes}; pages that they share are counted {'once' if exact else 'in each of them: there is no /proc'}."
         if host.swap_bytes:
             note += f" A further {format_bytes(host.swap_bytes)} of them is swapped out."
-        rows = [Row("this run", host.process_bytes, host.kind, "/proc/PID/statm", note)]
+        rows = [Row("this run", host.process_bytes, host.kind, "/proc/PID/statm" if exact else "psutil", note)]
         if source != "memory.host_budget":
             rows.append(_other_host_memory(host))
     if host.reclaimable_bytes:
@@ -103,6 +104,8 @@ def _torch_rows(memory: DeviceMemory) -> list[Row]:
         rows.append(Row("awaiting a stream", active - allocated, kind, TORCH, note))
     if pieces:
         note = "Gaps beside live tensors: only tensors that are small enough fit in, and `e` cannot give them back."
+        if memory.joins_fragments:
+            note = "Gaps beside live tensors, which count as headroom here."
         rows.append(Row("fragments", pieces, kind, TORCH, note))
     if cached >= 0:
         note = f"{format_bytes(cached)} is reserved by torch but unused: `e` gives it back to the device."

@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import struct
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from memdash.errors import MalformedMessage
 from memdash.wire import DeviceMemory, MemoryKind, MemorySample, StepReport
@@ -45,11 +45,12 @@ Sample = StepReport | MemorySample
 
 
 class _Place(NamedTuple):
-    """What a row says in words: a table beside the rows has it once."""
+    """What a row does not say in figures: a table beside the rows has it once."""
 
     device: str
     kind: MemoryKind
     reason: str
+    joins_fragments: bool
 
 
 class RingWriter:
@@ -117,7 +118,7 @@ class RingWriter:
 
     def _packed(self, memory: DeviceMemory) -> tuple[float, ...]:
         figures = [getattr(memory, name) for name in _MEMORY]
-        place = _Place(memory.device, memory.kind, memory.reason)
+        place = _Place(memory.device[:MAX_WORDS], memory.kind, memory.reason[:MAX_WORDS], memory.joins_fragments)
         at = self._places.index(place) if place in self._places else self._add(place)
         return (at, *(_NONE if figure is None else figure for figure in figures))
 
@@ -125,8 +126,7 @@ class RingWriter:
         """Words are written once; a process that finds ever new ones has its last place renamed."""
         del self._places[MAX_PLACES - 1 :]
         self._places.append(place)
-        texts = [[word[:MAX_WORDS] for word in each] for each in self._places]
-        data = json.dumps(texts).encode()
+        data = json.dumps(self._places).encode()
         self.memory[_PLACES_AT + _PLACES.size : _PLACES_AT + _PLACES.size + len(data)] = data
         _PLACES.pack_into(self.memory, _PLACES_AT, len(data))
         return len(self._places) - 1
@@ -228,5 +228,7 @@ def _sample(rank: int, row: tuple[float, ...], words: list[_Place]) -> Sample:
 
 def _device_memory(figures: tuple[float, ...], words: list[_Place]) -> DeviceMemory:
     place = words[int(figures[0])]
-    sizes = {name: None if figure != figure else int(figure) for name, figure in zip(_MEMORY, figures[1:], strict=True)}
-    return DeviceMemory(device=place.device, kind=place.kind, reason=place.reason, **sizes)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {
+        name: None if figure != figure else int(figure) for name, figure in zip(_MEMORY, figures[1:], strict=True)
+    }
+    return DeviceMemory(**place._asdict(), **sizes)

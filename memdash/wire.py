@@ -76,6 +76,8 @@ class DeviceMemory(Value, frozen=True, kw_only=True):
     peak_reserved_bytes: int | None = None
     num_alloc_retries: int = 0
     num_ooms: int = 0
+    joins_fragments: bool = False
+    """Whether gaps between tensors are as good as free memory: expandable_segments, or a device that only counts."""
     reason: str = ""
     """Why figures are unavailable, in words for a person."""
 
@@ -110,6 +112,8 @@ class HostMemory(Value, frozen=True, kw_only=True):
     """Share of the time since the sample before in which some process waited for memory (PSI)."""
     stalled_full: float | None = None
     """Share in which all of them did."""
+    num_stall_alarms: int = 0
+    """How often in this attempt the kernel has told at once that some waited 150 ms of two seconds (a PSI trigger)."""
     shm_bytes: int | None = None
     """Used of /dev/shm, where DataLoader workers hand batches over; part of the working set."""
     shm_capacity_bytes: int | None = None
@@ -209,21 +213,39 @@ class Forecast(Value, frozen=True, kw_only=True):
 
 
 def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
-    """Capacity less the peak of the last step: the next step needs that peak again, and nothing frees it in time.
+    """Capacity less the peak of the last step and less fragments: the next step needs that peak again.
 
-    Memory that is reserved but not allocated counts as headroom, because the allocator can reuse it or give it back.
+    Memory that is reserved and in one piece counts as headroom, because the allocator can reuse it or give it back.
     """
     if memory is None or memory.capacity_bytes is None or memory.allocated_bytes is None:
         return None
-    return memory.capacity_bytes - max(memory.allocated_bytes, memory.peak_allocated_bytes or 0)
+    peak_bytes = max(memory.allocated_bytes, memory.peak_allocated_bytes or 0)
+    return memory.capacity_bytes - peak_bytes - fragment_bytes(memory)
+
+
+def fragment_bytes(memory: DeviceMemory) -> int:
+    """Gaps beside live tensors that no large tensor fits into, as far as the peak of the last step left them empty.
+
+    None where the allocator joins them. What the step put into them is in its peak: what was reserved then and not
+    allocated bounds what can have been a gap.
+    """
+    if memory.joins_fragments or memory.reserved_bytes is None or memory.allocated_bytes is None:
+        return 0
+    unused = memory.reserved_bytes - memory.allocated_bytes
+    if memory.peak_reserved_bytes is not None and memory.peak_allocated_bytes is not None:
+        unused = memory.peak_reserved_bytes - memory.peak_allocated_bytes
+    return max(0, min(memory.inactive_split_bytes or 0, unused))
 
 
 def with_step_peak(memory: DeviceMemory, before: DeviceMemory | None) -> DeviceMemory:
-    """A reading between two steps with the last step's peak: that is what the next step will need again."""
+    """A reading between two steps with the last step's peaks: that is what the next step will need again."""
     if before is None or before.peak_allocated_bytes is None or memory.peak_allocated_bytes is None:
         return memory
-    peak_bytes = max(before.peak_allocated_bytes, memory.peak_allocated_bytes)
-    return msgspec.structs.replace(memory, peak_allocated_bytes=peak_bytes)
+    return msgspec.structs.replace(
+        memory,
+        peak_allocated_bytes=max(before.peak_allocated_bytes, memory.peak_allocated_bytes),
+        peak_reserved_bytes=max(before.peak_reserved_bytes or 0, memory.peak_reserved_bytes or 0) or None,
+    )
 
 
 def host_headroom_bytes(memory: HostMemory | None) -> int | None:

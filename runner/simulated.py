@@ -181,6 +181,7 @@ def _memory(stats: Stats) -> DeviceMemory:
         peak_reserved_bytes=stats.peak_reserved,
         num_alloc_retries=stats.num_alloc_retries,
         num_ooms=stats.num_ooms,
+        joins_fragments=True,  # its limit is on what lives
     )
 
 

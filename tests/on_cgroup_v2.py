@@ -46,8 +46,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    arguments = sys.argv[1:] or ["-v", *TESTS]
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "600", *arguments]
+    options = [word for word in sys.argv[1:] if word.startswith("-")]
+    tests = [word for word in sys.argv[1:] if not word.startswith("-")] or TESTS
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "600", "-v", *options, *tests]
     with tempfile.TemporaryDirectory() as folder:
         init, disk = Path(folder, "init"), Path(folder, "tmp.img")
         path = os.environ["PATH"]

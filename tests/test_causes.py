@@ -127,6 +127,40 @@ def test_lasting_pressure():
     assert [[cause.name for cause in each] for each in found] == [*[[]] * 9, ["stalled"], [], []]
 
 
+def test_the_kernels_alarm():
+    causes = Causes()
+    counts = [2, 2, 3, 3, 4]
+    found = [
+        causes.host(HostSample(time_s=n, host=change(HOST, num_stall_alarms=count, stalled_some=0.3)), "training")
+        for n, count in enumerate(counts)
+    ]
+    assert [[cause.text for cause in each] for each in found] == [
+        [],
+        [],
+        ["memory pressure: processes begin to wait for memory: 30% of the last moments"],
+        [],
+        [],  # said a moment ago
+    ]
+
+
+def test_two_devices_of_one_process_are_no_neighbours():
+    """At each step the tighter one is reported: what another one holds is not what this one's has grown to."""
+    causes = Causes()
+    other = change(CUDA, device="cuda:1", free_bytes=GIB, reserved_bytes=GIB)
+    found = [causes.step(step(n, (CUDA, other)[n % 2])) for n in range(10)]
+    assert found == [[]] * 10
+
+
+def test_expandable_segments_are_not_advised_twice():
+    texts = []
+    for joins in (False, True):
+        causes = Causes()
+        for n in range(4):
+            memory = change(CUDA, num_alloc_retries=n, peak_reserved_bytes=10 * GIB, joins_fragments=joins)
+            texts += [cause.text for cause in causes.step(step(n, memory))]
+    assert ["expandable_segments" in text for text in texts] == [True, False]
+
+
 def test_another_process_on_the_gpu():
     def sample(time_s: float, others: int) -> GpuSample:
         stranger = GpuProcess(pid=8, name="jupyter", used_bytes=others, ours=False)
@@ -161,4 +195,4 @@ def test_old_readings_are_forgotten():
     assert causes.step(step(2, change(CUDA, free_bytes=6 * GIB), 500.0)) == []
     for number in range(3, 2000):
         causes.step(step(number, CUDA, 500.0 + number / 1000))
-    assert len(causes._steps[0]) <= 512
+    assert len(causes._steps[0, "cuda:0"]) <= 512

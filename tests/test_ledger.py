@@ -157,6 +157,13 @@ def test_simulated_rows_say_so():
     assert ledger.source == "device.capacity"
 
 
+def test_host_rows_name_psutil_where_there_is_no_proc():
+    row = host_ledger(host(kind="estimated")).rows[0]
+    assert (row.kind, row.source) == ("estimated", "psutil")
+    assert "counted in each of them" in row.note
+    assert host_ledger(host()).rows[0].source == "/proc/PID/statm"
+
+
 def test_nothing_is_known():
     assert device_ledger(DeviceMemory(device="cpu", kind="unavailable", reason="no device")) is None
     assert device_ledger(None) is None

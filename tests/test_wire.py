@@ -94,3 +94,55 @@ def test_headroom_is_capacity_less_the_last_peak():
     assert wire.device_headroom_bytes(None) is None
     assert wire.device_headroom_bytes(wire.DeviceMemory(device="cpu", kind="unavailable")) is None
     assert wire.host_headroom_bytes(None) is None
+
+
+def torch_memory(**figures: int | bool) -> wire.DeviceMemory:
+    return wire.DeviceMemory(device="cuda:0", kind="exact", **{"capacity_bytes": 100, "allocated_bytes": 40, **figures})
+
+
+HEADROOMS = {
+    "nothing but what is allocated": ({}, 60),
+    "the peak comes again": ({"peak_allocated_bytes": 70}, 30),
+    "what is cached in one piece can be had": ({"reserved_bytes": 90, "inactive_split_bytes": 0}, 60),
+    "gaps cannot": ({"reserved_bytes": 60, "inactive_split_bytes": 15}, 45),
+    "more gaps than memory unused cannot be": ({"reserved_bytes": 45, "inactive_split_bytes": 15}, 55),
+    "expandable segments join them": ({"reserved_bytes": 60, "inactive_split_bytes": 15, "joins_fragments": True}, 60),
+    "gaps that the peak had filled are in the peak": (
+        {
+            "reserved_bytes": 70,
+            "inactive_split_bytes": 25,
+            "peak_allocated_bytes": 65,
+            "peak_reserved_bytes": 70,
+        },
+        30,
+    ),
+    "gaps that stayed empty at the peak are lost": (
+        {
+            "reserved_bytes": 90,
+            "inactive_split_bytes": 10,
+            "peak_allocated_bytes": 65,
+            "peak_reserved_bytes": 90,
+        },
+        25,
+    ),
+    "fragments and peak fill it": (
+        {
+            "reserved_bytes": 100,
+            "inactive_split_bytes": 30,
+            "peak_allocated_bytes": 80,
+            "peak_reserved_bytes": 100,
+        },
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("figures", "headroom"), HEADROOMS.values(), ids=HEADROOMS.keys())
+def test_headroom_counts_every_byte_once(figures, headroom):
+    assert wire.device_headroom_bytes(torch_memory(**figures)) == headroom
+
+
+def test_between_two_steps_the_last_steps_peaks_hold():
+    step = torch_memory(reserved_bytes=90, peak_allocated_bytes=65, peak_reserved_bytes=90, inactive_split_bytes=10)
+    after = torch_memory(reserved_bytes=50, peak_allocated_bytes=40, peak_reserved_bytes=50, inactive_split_bytes=10)
+    assert wire.device_headroom_bytes(wire.with_step_peak(after, step)) == wire.device_headroom_bytes(step) == 25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,12 +36,15 @@ def cuda_memory(index: int = 0) -> MemoryReader:
     import torch
 
     total_bytes = torch.cuda.get_device_properties(index).total_memory
+    joins = joins_fragments()
     read_nested: Callable[[int], dict[str, Any]] = torch.cuda.memory_stats_as_nested_dict
 
     def read() -> DeviceMemory:
         stats = read_nested(index)
         free_bytes, _ = torch.cuda.mem_get_info(index)
-        memory = from_nested_stats(stats, f"cuda:{index}", free_bytes, total_bytes, cap_bytes(total_bytes, index))
+        memory = from_nested_stats(
+            stats, f"cuda:{index}", free_bytes, total_bytes, cap_bytes(total_bytes, index), joins=joins
+        )
         torch.cuda.reset_peak_memory_stats(index)
         return memory
 
@@ -120,6 +124,17 @@ def _share_left(memory: DeviceMemory) -> float:
     return headroom_bytes / memory.capacity_bytes if headroom_bytes is not None and memory.capacity_bytes else 1.0
 
 
+def joins_fragments() -> bool:
+    """Whether torch's CUDA allocator was told to use expandable segments, in the environment or by a call."""
+    import torch
+
+    told = getattr(torch._C, "_accelerator_getAllocatorSettings", None)
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # of which the first one holds
+    settings = told() if told else next((os.environ[name] for name in names if name in os.environ), "")
+    words = [word.replace(" ", "") for word in settings.split(",")]
+    return "expandable_segments:true" in map(str.lower, words)
+
+
 def cap_bytes(total_bytes: int, index: int) -> int:
     """Device memory this process may use: its total, or the fraction set for the process."""
     import torch
@@ -129,7 +144,7 @@ def cap_bytes(total_bytes: int, index: int) -> int:
 
 
 def from_nested_stats(
-    stats: dict[str, Any], device: str, free_bytes: int, total_bytes: int, cap_bytes: int
+    stats: dict[str, Any], device: str, free_bytes: int, total_bytes: int, cap_bytes: int, *, joins: bool = False
 ) -> DeviceMemory:
     """The figures from torch's nested statistics; free and total are the device's.
 
@@ -155,4 +170,5 @@ def from_nested_stats(
         peak_reserved_bytes=pick("reserved_bytes", "peak"),
         num_alloc_retries=int(stats.get("num_alloc_retries", 0)),
         num_ooms=int(stats.get("num_ooms", 0)),
+        joins_fragments=joins,
     )

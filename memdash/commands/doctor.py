@@ -85,12 +85,23 @@ def _host(root: Path = Path("/")) -> Iterator[Finding]:
     first = binding(ceilings, reading)
     headroom = format_bytes(first.limit_bytes - first.fill(reading).used_bytes)
     yield "effective limit", "ok", f"{format_bytes(first.limit_bytes)}, headroom {headroom}  ({first.source})"
-    pressure = pressure_file(levels, root)
-    there = pressure.exists()
-    yield "pressure stall", "ok" if there else "missing", str(pressure) if there else "no PSI"
+    yield _pressure(pressure_file(levels, root))
     yield _oom_kills()
     if os.path.isdir("/dev/shm"):
         yield "/dev/shm", "ok", f"{format_bytes(_size('/dev/shm'))}, in which DataLoader workers hand batches over"
+
+
+def _pressure(path: Path) -> Finding:
+    """Whether the kernel tells how long processes wait for memory, and whether it does so by itself."""
+    from memdash.host.pressure import PressureTrigger
+
+    if not path.exists():
+        return "pressure stall", "missing", "no PSI: this kernel does not tell how long processes wait for memory"
+    try:
+        PressureTrigger(path).close()
+    except OSError as error:
+        return "pressure stall", "ok", f"{path}, read twice a second; it takes no trigger: {error.strerror or error}"
+    return "pressure stall", "ok", f"{path}, with a trigger: the kernel tells at once of 150 ms of waiting in 2 s"
 
 
 def _oom_kills() -> Finding:

@@ -5,11 +5,16 @@ psutil and /proc/meminfo know only the machine; in a container the limit of any 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
+from memdash.host import kept
+
 NO_LIMIT = 1 << 60  # v1 writes about 2**63 for "none"
+CHARGED_AT_ONCE = 1 << 20  # the kernel takes pages in batches, 64 of them or a huge one: no peak is nearer to a limit
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,15 @@ class CgroupLevel:
     def limit_hits(self) -> int:
         """How often the hard limit was in the way; on v1 that includes each time when page cache was dropped instead."""
         if self.version == 1:
-            return _number(self.path / "memory.failcnt") or 0
+            # a limit on memory and swap together is reached first, where it is the same
+            counts = (_number(self.path / f"memory.{name}failcnt") for name in ("", "memsw."))
+            return sum(count or 0 for count in counts)
         return read_field(self.own_events_file, "oom") or 0
+
+    def was_full(self) -> bool:
+        """Whether usage has ever been at the limit, by v1's high-water mark; v2 counts what it did at its limit."""
+        limit, peak = self.limit_bytes(), _number(self.path / "memory.max_usage_in_bytes")
+        return self.version == 1 and limit is not None and peak is not None and peak > limit - CHARGED_AT_ONCE
 
     def limit_bytes(self) -> int | None:
         """The hard limit, or None for none."""
@@ -85,28 +97,33 @@ def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[Cgrou
             continue
         mount = _mount(mounts, version, PurePosixPath(path))
         if mount is not None:
-            levels += _ancestors(PurePosixPath(path), *mount, version, root)
+            levels += _ancestors(PurePosixPath(path), *mount, version, root, os.getpid() if pid == "self" else int(pid))
     return levels
 
 
 def read_field(path: Path, name: str) -> int | None:
     """The number after `name` in a file of `name number` lines; None when it cannot be had."""
     try:
-        text = path.read_text()
+        text = kept.read(path)
     except OSError:
         return None
-    match = re.search(rf"^{re.escape(name)}\s+(\d+)", text, re.MULTILINE)
+    match = _field(name).search(text)
     return int(match[1]) if match else None
 
 
 def read_fields(path: Path) -> dict[str, int]:
     """Every `name number` line of a file; empty when it cannot be read."""
     try:
-        lines = path.read_text().splitlines()
+        lines = kept.read(path).decode().splitlines()
     except OSError:
         return {}
     fields = (line.split() for line in lines)
     return {field[0]: int(field[1]) for field in fields if len(field) > 1 and field[1].isdigit()}
+
+
+@cache
+def _field(name: str) -> re.Pattern[bytes]:
+    return re.compile(rf"^{re.escape(name)}\s+(\d+)".encode(), re.MULTILINE)
 
 
 def _mount(mounts: list[str], version: int, path: PurePosixPath) -> tuple[str, str] | None:
@@ -124,9 +141,15 @@ def _mount(mounts: list[str], version: int, path: PurePosixPath) -> tuple[str, s
     return min(found, key=lambda mount: (not path.is_relative_to(mount[0]), len(mount[0])), default=None)
 
 
-def _ancestors(path: PurePosixPath, mount_root: str, mount_point: str, version: int, root: Path) -> list[CgroupLevel]:
+def _ancestors(
+    path: PurePosixPath, mount_root: str, mount_point: str, version: int, root: Path, pid: int
+) -> list[CgroupLevel]:
     top = root / mount_point.lstrip("/")
-    leaf = top / path.relative_to(mount_root if path.is_relative_to(mount_root) else "/")
+    if mount_root.startswith("/.."):  # the mount is older than our namespace, and shows what is above it
+        leaf = _searched(top, mount_root.count(".."), path.relative_to("/"), pid)
+        mount_root = "/"
+    else:
+        leaf = top / path.relative_to(mount_root if path.is_relative_to(mount_root) else "/")
     if ".." in path.parts or not leaf.is_dir():  # it lies outside of what our namespace shows: all we see is the top
         leaf = top
     chain = [leaf, *leaf.parents]
@@ -137,6 +160,22 @@ def _ancestors(path: PurePosixPath, mount_root: str, mount_point: str, version: 
     ]
 
 
+@lru_cache
+def _searched(top: Path, depth: int, path: PurePosixPath, pid: int) -> Path:
+    """The directory that lists `pid`, at `path` below one so deep under the top; the top where there is none."""
+    for base in top.glob("/".join("*" * depth)):
+        if str(pid) in _words(base / path / "cgroup.procs"):
+            return base / path
+    return top
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
 def _limit(path: Path) -> int | None:
     limit = _number(path)  # None: it says "max"
     return limit if limit is not None and limit < NO_LIMIT else None
@@ -144,6 +183,6 @@ def _limit(path: Path) -> int | None:
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
+        return int(kept.read(path))
     except (OSError, ValueError):
         return None

@@ -8,14 +8,17 @@ narrow one that is half empty.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from memdash.host.capacity import NO_LIMIT, CgroupLevel, cgroup_levels, read_field, read_fields
+from memdash.host import kept
+from memdash.host.capacity import NO_LIMIT, CgroupLevel, cgroup_levels, read_field
 from memdash.host.process_tree import TreeReading
 
+_AVAILABLE = re.compile(rb"^MemFree:\s+(\d+) kB\nMemAvailable:\s+(\d+) kB", re.MULTILINE)
 STICKINESS = 0.9  # another ceiling must be this much nearer before the capacity that is shown jumps
 
 
@@ -54,15 +57,20 @@ class Machine:
 
     def fill(self, tree: TreeReading) -> Fill:
         """MemTotal - MemAvailable; where there is no /proc, psutil's figures."""
-        fields = read_fields(self.root / "proc/meminfo")
-        if "MemAvailable:" not in fields:
+        found = _AVAILABLE.search(self._meminfo())
+        if found is None:
             import psutil
 
             memory = psutil.virtual_memory()
             return Fill(int(memory.total - memory.available))
-        available_bytes = fields["MemAvailable:"] * 1024
-        free_bytes = fields.get("MemFree:", 0) * 1024
+        free_bytes, available_bytes = int(found[1]) * 1024, int(found[2]) * 1024
         return Fill(self.limit_bytes - available_bytes, max(0, available_bytes - free_bytes))
+
+    def _meminfo(self) -> bytes:
+        try:
+            return kept.read(f"{self.root}/proc/meminfo".replace("//", "/"))
+        except OSError:
+            return b""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class OomWatch:
                     limit_file=str(level.limit_file),
                     kills=risen.get(f"{level.path} kills"),
                     limit_hits=risen.get(f"{level.path} hits", 0),
+                    was_full=level.was_full(),
                 )
                 for level in levels
             ),

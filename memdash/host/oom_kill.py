@@ -31,6 +31,8 @@ class LevelEvidence:
     """Processes of this cgroup that the OOM killer ended; None when that cannot be read."""
     limit_hits: int = 0
     """v2: OOMs of this cgroup's own limit. v1: refused charges, which reclaiming page cache causes, too."""
+    was_full: bool = False
+    """v1: whether it was ever at its limit. Linux 6.18 counts no refused charge where memory and swap have one limit."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,10 @@ def _named(evidence: OomEvidence, cgroup: str) -> LevelEvidence | None:
 
 
 def _hit(evidence: OomEvidence) -> LevelEvidence | None:
-    return next((level for level in evidence.levels if level.limit_hits and level.limit_bytes is not None), None)
+    bound = [level for level in evidence.levels if level.limit_bytes is not None]
+    counted = [level for level in bound if level.limit_hits]
+    full = [level for level in bound if level.was_full]
+    return next(iter(counted or full), None)
 
 
 def _machine(evidence: OomEvidence) -> str:

@@ -183,6 +183,38 @@ def _kib(pattern: re.Pattern[bytes], text: bytes) -> int:
 
 def descendants(pid: int) -> set[int]:
     """`pid` and everything it has started, as far as it is still alive."""
+    found: set[int] = set()
+    to_ask = [pid]
+    while to_ask:
+        asked = to_ask.pop()
+        children = _children(asked)
+        if children is not None:
+            found.add(asked)
+            to_ask += children
+        elif os.path.exists(f"/proc/{asked}/task") or not os.path.isdir("/proc/self/task"):
+            return _descendants_by_parents(pid)
+    return found
+
+
+def _children(pid: int) -> list[int] | None:
+    """Those that the threads of a process have started; None when it has gone, or this kernel keeps no such lists."""
+    try:
+        files = [f"/proc/{pid}/task/{thread}/children" for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return None
+    children: list[int] | None = None
+    for file in files:
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                children = [*(children or []), *map(int, os.read(descriptor, 1 << 16).split())]
+            finally:
+                os.close(descriptor)
+    return children
+
+
+def _descendants_by_parents(pid: int) -> set[int]:
+    """The same from the parents of all processes of the machine, which takes milliseconds."""
     try:
         return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
     except psutil.Error:

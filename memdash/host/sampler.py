@@ -12,7 +12,8 @@ from memdash.host.pressure import Pressure, pressure_file
 from memdash.host.process_tree import ProcessTree, TreeReading
 from memdash.wire import HostMemory
 
-REFRESH_EVERY = 10  # samples between looks for new processes and limits
+REFRESH_EVERY = 10  # samples between looks for new processes, and at which ceiling is nearest
+LIMITS_EVERY = 50  # samples between looks for limits that came, went or were moved
 FIRST_MEASURE, LAST_MEASURE = 20, 3000  # samples between measurements of what forked processes share: doubled each time
 SHM = "/dev/shm"
 
@@ -29,7 +30,11 @@ class HostSampler:
         self._root = root
         self._tree = ProcessTree(pid, reset_peaks) if (root / "proc/self").is_dir() else None
         self._levels = cgroup_levels(pid, root)
-        self._pressure = Pressure(pressure_file(self._levels, root))
+        self.pressure_file = pressure_file(self._levels, root)
+        """What tells how long processes wait for memory."""
+        self.num_alarms = 0
+        """How often the kernel has told so at once."""
+        self._pressure = Pressure(self.pressure_file)
         self._ceilings = find_ceilings(pid, budget_bytes, root)
         self._throttled_before = _throttled(self._levels)
         self._count = 0
@@ -38,6 +43,7 @@ class HostSampler:
         self.ceiling: Ceiling = binding(self._ceilings, self._reading)
         self._fill = self.ceiling.fill(self._reading)
         self._peak_bytes = self._tree_peak_bytes = 0
+        self._shm = _shm()
         self.shm_peak_bytes = 0
         """The most that was ever seen in /dev/shm."""
 
@@ -56,7 +62,8 @@ class HostSampler:
         self._fill = self.ceiling.fill(self._reading)
         self._tree_peak_bytes = max(self._tree_peak_bytes, self._reading.rss_bytes)
         self._peak_bytes = max(self._peak_bytes, self._fill.used_bytes)
-        self.shm_peak_bytes = max(self.shm_peak_bytes, _shm()[0] or 0)
+        self._shm = _shm()
+        self.shm_peak_bytes = max(self.shm_peak_bytes, self._shm[0] or 0)
 
     def report(self) -> HostMemory:
         """The last sample, with the peak since the report before: the kernel's own where it keeps one."""
@@ -66,7 +73,6 @@ class HostSampler:
         tree_peak = max(self._tree_peak_bytes, rss + above)
         self._peak_bytes = self._tree_peak_bytes = 0
         stalled = self._pressure.read(time.monotonic())
-        shm = _shm()
         return HostMemory(
             kind="exact" if self._tree else "estimated",
             process_bytes=rss,
@@ -83,8 +89,9 @@ class HostSampler:
             num_throttled=_throttled(self._levels) - self._throttled_before,
             stalled_some=stalled.some if stalled else None,
             stalled_full=stalled.full if stalled else None,
-            shm_bytes=shm[0],
-            shm_capacity_bytes=shm[1],
+            num_stall_alarms=self.num_alarms,
+            shm_bytes=self._shm[0],
+            shm_capacity_bytes=self._shm[1],
         )
 
     def close(self) -> None:
@@ -96,10 +103,10 @@ class HostSampler:
         """Processes and limits come and go."""
         if self._tree and self._tree.refresh():
             self._measure_in = self._measure_wait = FIRST_MEASURE
-        if (self._root / f"proc/{self._pid}").is_dir():
+        if self._count % LIMITS_EVERY == 0 and (self._root / f"proc/{self._pid}").is_dir():
             self._ceilings = find_ceilings(self._pid, self._budget_bytes, self._root)
-            held = next((one for one in self._ceilings if one == self.ceiling), None)
-            self.ceiling = binding(self._ceilings, self._reading, held)
+        held = next((one for one in self._ceilings if one == self.ceiling), None)
+        self.ceiling = binding(self._ceilings, self._reading, held)
 
     def _measure_sharing(self) -> None:
         """What a fork left in common is written to, and so copied, as time goes on: ask again, but ever more rarely."""

@@ -16,7 +16,7 @@ T = TypeVar("T", wire.DeviceMemory, wire.HostMemory, wire.GpuReading)
 _STEP_INTS = ("step", "epoch", "examples_seen", "micro_batch", "grad_accum_steps", "num_items", "longest")
 _STEP_FLOATS = ("loss", "learning_rate", "grad_norm")
 _SAME_ALWAYS = {
-    wire.DeviceMemory: ("device", "kind", "reason"),
+    wire.DeviceMemory: ("device", "kind", "reason", "joins_fragments"),
     wire.HostMemory: ("kind", "capacity_source"),
     wire.GpuReading: ("cuda_index", "uuid", "name", "kind", "reason"),
 }

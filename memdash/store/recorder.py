@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,9 @@ class Recorder:
         """Append how much has been printed by now."""
         self._guard(lambda: self._output_file().append((time_s, begins_at, ends_at)))
 
-    def rank(self, sample: wire.StepReport | wire.MemorySample, attempt: int) -> None:
-        """Append one row of a rank; a MemorySample leaves the step's own columns empty."""
-        self._guard(lambda: self._rank_file(sample.rank).append(_rank_row(sample, attempt)))
+    def rank(self, rank: int, rows: Sequence[Sequence[float | None]]) -> None:
+        """Append rows of a rank, as `rank_row` makes them."""
+        self._guard(lambda: self._rank_file(rank).append(*rows), lost=len(rows))
 
     def has(self, sample: wire.StepReport | wire.MemorySample) -> bool:
         """Whether another recorder has written down this very sample."""
@@ -237,13 +238,13 @@ def _step(row: dict[str, float | None]) -> wire.StepReport:
     return wire.StepReport(rank=0, seq=0, **fields)
 
 
-def _rank_row(sample: wire.StepReport | wire.MemorySample, attempt: int) -> tuple[float | None, ...]:
-    step = sample if isinstance(sample, wire.StepReport) else None
-    memory = sample.memory
-    return (
-        sample.time_s,
-        attempt,
-        sample.step,
-        *(getattr(step, name) if step else None for name in RANK_COLUMNS[3:13]),
-        *(getattr(memory, name) if memory else None for name in RANK_COLUMNS[13:]),
-    )
+def rank_row(sample: wire.StepReport | wire.MemorySample, attempt: int) -> tuple[float | None, ...]:
+    """A sample in RANK_COLUMNS; a MemorySample leaves the step's own columns empty."""
+    step = _step_columns(sample) if isinstance(sample, wire.StepReport) else _NO_STEP
+    memory = _memory_columns(sample.memory) if sample.memory is not None else _NO_MEMORY
+    return (sample.time_s, attempt, sample.step, *step, *memory)
+
+
+_step_columns, _memory_columns = attrgetter(*RANK_COLUMNS[3:13]), attrgetter(*RANK_COLUMNS[13:])
+_NO_STEP = (None,) * 10
+_NO_MEMORY = (None,) * len(RANK_COLUMNS[13:])

@@ -1,6 +1,6 @@
 """Record files: fixed-width rows of float64 after a header that names the columns.
 
-A row is one write(2); a torn last row is cut off when the file is opened for writing and left out when it is read.
+Rows that come together are one write(2); a torn last row is cut off when the file is opened for writing and left out when it is read.
 Ints up to 2**53 are exact; a missing figure is NaN.
 """
 
@@ -42,11 +42,12 @@ class SampleWriter:
         if self._end < size:  # else the file's time stays when it was written last: until then somebody watched
             os.ftruncate(self._file, self._end)
 
-    def append(self, values: Sequence[float | None]) -> None:
-        """Write one row. Raises OSError, having written nothing, when the disk is full."""
-        row = self._row.pack(*(math.nan if value is None else value for value in values))
-        written = os.pwrite(self._file, row, self._end)
-        if written < len(row):
+    def append(self, *rows: Sequence[float | None]) -> None:
+        """Write rows, all in one write. Raises OSError, having written none, when the disk is full."""
+        pack = self._row.pack
+        data = b"".join([pack(*[math.nan if value is None else value for value in row]) for row in rows])
+        written = os.pwrite(self._file, data, self._end)
+        if written < len(data):
             os.ftruncate(self._file, self._end)
             raise OSError(28, "no space left for samples", str(self._path))
         self._end += written

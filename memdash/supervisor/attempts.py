@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from memdash import wire
 from memdash.checkpoints import complete
@@ -74,6 +75,17 @@ class Attempts:
     def sample(self) -> None:
         """Read host memory once."""
         if self._rank and self._sampler:
+            self._sampler.sample()
+
+    @property
+    def pressure_file(self) -> Path | None:
+        """What tells how long the training process waits for memory; None while nothing runs."""
+        return self._sampler.pressure_file if self._rank and self._sampler else None
+
+    def pressed(self) -> None:
+        """The kernel says that processes wait for memory."""
+        if self._rank and self._sampler:
+            self._sampler.num_alarms += 1
             self._sampler.sample()
 
     def report(self) -> wire.HostSample | None:

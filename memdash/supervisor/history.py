@@ -55,21 +55,8 @@ class History:
         self._add("host", "host.working_set", time_s, row.get("peak_working_set_bytes"))
         self._add("host", "host.working_set", time_s, row.get("working_set_bytes"))
 
-    def rank(self, rank: int, time_s: float, row: Row) -> None:
-        """Take in one row of a rank; the loss and the like come from rank 0."""
-        source = f"rank-{rank}"
-        self._count(source)
-        for series, field in DEVICE_SERIES.items():
-            self._add(source, f"device.{rank}.{series}", time_s, row.get(field))
-        if row.get("step_time_s") is None:
-            return  # a reading between steps: its peak is no step's
-        self._add(source, f"device.{rank}.peak", time_s, row.get("peak_allocated_bytes"))
-        if rank == 0:
-            for series, field in STEP_SERIES.items():
-                self._add(source, series, time_s, row.get(field))
-
     def load(self, source: str, columns: Columns) -> None:
-        """Take in rows of one source at once: the same as one after the other, and faster."""
+        """Take in rows of one source, oldest first; the loss and the like come from rank 0."""
         self._count(source, len(columns["time_s"]))
         if source == "host":
             self._load_host(columns)
@@ -141,4 +128,7 @@ class History:
         self._named(source, name).extend(times, values)
 
     def _named(self, source: str, name: str) -> BucketSeries:
-        return self._series.setdefault(source, {}).setdefault(name, BucketSeries())
+        of_source = self._series.setdefault(source, {})
+        if name not in of_source:
+            of_source[name] = BucketSeries()
+        return of_source[name]

@@ -25,6 +25,7 @@ from memdash.store.journal import read_journal
 from memdash.store.printed import printed_before
 from memdash.store.recorder import Recorder
 from memdash.store.run_directory import RunDirectory, RunRecord
+from memdash.supervisor.alarm import PressureAlarm
 from memdash.supervisor.attempts import Attempts
 from memdash.supervisor.budget import WallBudget
 from memdash.supervisor.control import Control
@@ -40,7 +41,8 @@ from memdash.supervisor.server import Server
 from memdash.supervisor.telemetry import Telemetry
 
 BEAT_S = 0.1
-HOST_REPORT_BEATS = 5  # host memory is sampled every beat and reported at 2 Hz
+WATCHED_BEATS = 2  # between looks into the rings while somebody watches; what is said on the socket is heard at once
+SLOW_BEATS = 5  # host memory is sampled every beat and reported at 2 Hz
 FIRST_VIEWER_S = 10.0  # a supervisor of a finished run waits so long for whoever asked for it
 LAST_VIEWER_S = 2.0
 JOURNAL_TAIL = 500
@@ -85,6 +87,7 @@ class _Supervisor:
         self._attempts = Attempts(directory, self._telemetry, self._output, lambda: bool(self._server.ranks))
         self._control = Control(self._telemetry, self._server.send_to_ranks, self._attempts.terminate)
         self._gpus = Gpus(self._telemetry, {**os.environ, **self._record.env})
+        self._alarm = PressureAlarm(self._alarmed)
         self._budget = WallBudget(self._telemetry, self._control, self._record.wall_s)
         self._forecasting = Forecasting(self._telemetry, self._record.wall_s, directory)
         self._guard = Guard(self._telemetry, self._control, self._forecasting, self._record.guard)
@@ -118,14 +121,15 @@ class _Supervisor:
         if self._found and self._attempts.running and self.attempt == self._found.attempt:  # it was adopted
             with contextlib.suppress(MemdashError, OSError):
                 self._forecasting.catch_up()
+        over = loop.create_future()
+        self._go_on(loop, over)
         try:
-            while not self._done():
-                self._guarded_beat()
-                await asyncio.sleep(BEAT_S)
+            await over
         finally:
             if self._found is None or not is_final(self._found):  # else we have only shown it
                 self._telemetry.flush_state()
             self._gpus.close()
+            self._alarm.close()
             await self._server.stop()
             self._keeper.finish()
             self._recorder.close()
@@ -147,6 +151,14 @@ class _Supervisor:
 
     # ---- the beat ----
 
+    def _go_on(self, loop: asyncio.AbstractEventLoop, over: asyncio.Future[None]) -> None:
+        """One beat, and the next in a while; a timer wakes once for it, where a task that sleeps wakes twice."""
+        if self._done():
+            over.set_result(None)
+        elif not over.cancelled():
+            self._guarded_beat()
+            loop.call_later(BEAT_S, self._go_on, loop, over)
+
     def _guarded_beat(self) -> None:
         """A fault in watching must never end what is watched."""
         try:
@@ -160,24 +172,38 @@ class _Supervisor:
 
     def _beat(self, now_s: float) -> None:
         self._beats += 1
-        self._server.look_into_rings()
+        if self._beats % (WATCHED_BEATS if self._telemetry.fanout.viewers else SLOW_BEATS) == 0:
+            self._server.look_into_rings()
         self._attempts.sample()
-        if self._beats % HOST_REPORT_BEATS == 0 and (sample := self._attempts.report()):
-            self._telemetry.host(sample)
-        if self._beats % HOST_REPORT_BEATS == 0:
-            self._gpus.tick()
-            self._record_output()
         self._read_output()
         self._attempts.watch(now_s)
         self._control.tick(now_s)
+        if self._beats % SLOW_BEATS == 0:
+            self._slow_beat(now_s)
+        self._telemetry.tick(time.time())
+
+    def _slow_beat(self, now_s: float) -> None:
+        """What half a second does no harm to."""
+        self._report_host()
+        self._alarm.follow(self._attempts.pressure_file)
+        self._gpus.tick()
+        self._record_output()
         self._budget.tick(now_s, time.time())
         self._forecasting.tick(time.time())
         self._guard.tick(now_s)
-        self._telemetry.tick(time.time())
         self._keeper.tick()
         for viewer in self._telemetry.fanout.recovered():
             viewer.dropped = 0
             self._backfill(viewer, self._series())
+
+    def _report_host(self) -> None:
+        if sample := self._attempts.report():
+            self._telemetry.host(sample)
+
+    def _alarmed(self) -> None:
+        """Processes wait for memory: what there is to say of it is said now, not at the next beat."""
+        self._attempts.pressed()
+        self._report_host()
 
     def _read_output(self) -> None:
         text, skipped = self._output.read_new()

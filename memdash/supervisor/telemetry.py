@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from math import nan
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from memdash import wire
 from memdash.causes import Cause, Causes
 from memdash.ring import Sample
 from memdash.store.last_words import LastWords
-from memdash.store.recorder import Recorder
+from memdash.store.recorder import RANK_COLUMNS, Recorder, rank_row
 from memdash.supervisor.events import ForecastMade
 from memdash.supervisor.fanout import Fanout
 from memdash.supervisor.history import History
@@ -62,8 +63,7 @@ class Telemetry:
     def sampled(self, rank: int, samples: Sequence[Sample], read_to: int) -> None:
         """What a rank has written into its ring after row `read_to`, oldest first."""
         self._next_seq.setdefault(rank, read_to + 1)
-        for sample in samples:
-            self._sample(sample)
+        self._samples(rank, samples)
 
     def heard_s(self, rank: int) -> float:
         """Time of the newest message of a rank, by this supervisor or the ones before; 0 before the first."""
@@ -179,20 +179,30 @@ class Telemetry:
             self.journal("info", "state", f"{text} of {message.global_batch} examples on {message.device or 'cpu'}")
 
     def _sample(self, message: wire.StepReport | wire.MemorySample) -> None:
-        self._count_gap(message.rank, message.seq)
-        self._sampled_s[message.rank] = message.time_s
-        self.advance(message)
-        if self._recorder.has(message):  # the supervisor before has recorded it and died
+        self._samples(message.rank, [message])
+
+    def _samples(self, rank: int, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            self._count_gap(rank, sample.seq)
+            self.advance(sample)
+        self._sampled_s[rank] = samples[-1].time_s
+        # the supervisor before may have recorded some and died
+        new = [sample for sample in samples if not self._recorder.has(sample)]
+        rows = [rank_row(sample, self.state.attempt) for sample in new]
+        if not rows:
             return
-        self._recorder.rank(message, self.state.attempt)
-        row = msgspec.structs.asdict(message)
-        if message.memory is not None:
-            row |= msgspec.structs.asdict(message.memory)
-        self.history.rank(message.rank, message.time_s, row)
-        self.fanout.send(message, sample=True)
-        if isinstance(message, wire.StepReport):
-            self._name(self._causes.step(message))
-        self._hand_on(message)
+        self._recorder.rank(rank, rows)
+        figures = zip(*rows, strict=True)
+        columns = {
+            name: [nan if figure is None else figure for figure in column]
+            for name, column in zip(RANK_COLUMNS, figures, strict=True)
+        }
+        self.history.load(f"rank-{rank}", columns)
+        for sample in new:
+            self.fanout.send(sample, sample=True)
+            if isinstance(sample, wire.StepReport):
+                self._name(self._causes.step(sample))
+            self._hand_on(sample)
 
     def _coming(self, message: wire.ComingGroups) -> None:
         self._recorder.coming(message)

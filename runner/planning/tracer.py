@@ -34,6 +34,7 @@ from runner.in_backward import InBackward
 from runner.optimizer import make_optimizer
 from runner.planning.cuda_kernels import CudaKernels
 from runner.planning.trace import Kind, Phase, Script, Trace
+from runner.planning.workspace import with_workspace
 from runner.precision import Precision
 from runner.step import GroupStep
 from runner.tasks.protocol import Task
@@ -65,7 +66,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Do it, and note what it made. A fake tensor has no value: whoever asks for one is told 1."""
         if operation is READ_VALUE and isinstance(args[0], FakeTensor):
             return 1.0 if args[0].is_floating_point() else 1
-        result = operation(*args, **(kwargs or {}))
+        result = with_workspace(operation, args, operation(*args, **(kwargs or {})))
         if not self.is_host:
             for leaf in tree_leaves(result):
                 if isinstance(leaf, FakeTensor):

@@ -13,6 +13,8 @@ import pytest
 
 from memdash import wire
 from memdash.agent.link import KEPT_BYTES, Frame, Link, Outbox
+from memdash.agent.session import Session
+from memdash.ring import RingReader
 from tests.conftest import wait_until
 
 
@@ -276,3 +278,88 @@ def test_a_forked_child_has_no_link(path, listen):
     assert read_steps(connection, 1) == [2]
     link.close()
     connection.close()
+
+
+def accepted(server: socket.socket, *, reads_ring: bool) -> socket.socket:
+    connection, _ = server.accept()
+    welcome = wire.Welcome(protocol_version=1, run_id="r", attempt=0, pid=os.getpid(), reads_ring=reads_ring)
+    connection.sendall(wire.encode(welcome))
+    connection.settimeout(20)
+    return connection
+
+
+def read_until_goodbye(connection: socket.socket) -> list[str | int]:
+    """Names of events and steps of samples, in the order in which they came."""
+    frames, said = wire.FrameBuffer(), []
+    while "Goodbye" not in said:
+        for frame in frames.feed(connection.recv(1 << 16)):
+            message = wire.decode(wire.from_rank, frame)
+            said.append(message.step if isinstance(message, wire.StepReport) else type(message).__name__)
+    return said
+
+
+@pytest.mark.parametrize("reads_ring", [False, True])
+def test_samples_are_sent_only_to_who_cannot_read_them_from_the_ring(path, listen, monkeypatch, reads_ring):
+    monkeypatch.setenv("MEMDASH_SOCKET", str(path))
+    monkeypatch.setenv("MEMDASH_RUN_DIR", "")
+    server = listen()
+    session = Session()
+    session.start(total_steps=9, global_batch=4, micro_batch=4)
+    connection = accepted(server, reads_ring=reads_ring)
+    wait_until(lambda: session._link and session._link._welcomed, "the welcome")
+    for number in range(1, 4):
+        session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
+        if number == 2:
+            session.notice("between two steps")
+    session.finish()
+    said = read_until_goodbye(connection)[3:]  # after Hello, TrainingStarted, PhaseChanged
+    steps = [] if reads_ring else [1, 2, 3]
+    assert said == [*steps[:2], "Notice", *steps[2:], "Goodbye"]
+    connection.close()
+
+
+def test_a_slow_loop_is_seen_in_time_by_who_cannot_read_the_ring(path, listen, monkeypatch):
+    monkeypatch.setenv("MEMDASH_SOCKET", str(path))
+    server = listen()
+    session = Session()
+    session.start(total_steps=9, global_batch=4, micro_batch=4)
+    connection = accepted(server, reads_ring=False)
+    frames, steps = wire.FrameBuffer(), []
+    session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
+    while not steps:  # and nothing else is ever put
+        messages = [wire.decode(wire.from_rank, frame) for frame in frames.feed(connection.recv(1 << 16))]
+        steps = [message.step for message in messages if isinstance(message, wire.StepReport)]
+    assert steps == [1]
+    session._ended = True
+    assert session._link
+    session._link.close()
+    connection.close()
+
+
+def test_a_forked_child_writes_into_nobodys_ring(path, monkeypatch):
+    monkeypatch.setenv("MEMDASH_SOCKET", str(path))
+    session = Session()
+    assert session._ring
+    reader = RingReader(session._ring.memory, 0)
+    pid = os.fork()
+    if pid == 0:  # as a DataLoader worker that gets hold of the session
+        try:
+            session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
+    assert [sample.seq for sample in reader.take()] == [1]
+
+
+def test_the_last_words_hold_what_nobody_has_read_in_the_order_of_time(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMDASH_SOCKET", str(path))  # at which nobody listens
+    monkeypatch.setenv("MEMDASH_RUN_DIR", str(tmp_path))
+    session = Session()
+    for number in range(1, 4):
+        session.end_step(loss=1.0, step_time_s=0.1, examples_seen=4, micro_batch=4, grad_accum_steps=1)
+        session.notice(f"after {number}")
+    assert session._link
+    messages = [wire.decode(wire.from_rank, frame.rstrip()) for frame in session._link.unheard()[2:]]
+    said = [message.text if isinstance(message, wire.Notice) else message.step for message in messages]
+    assert said == [1, "after 1", 2, "after 2", 3, "after 3"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import types
 
+import pytest
 import torch
 
 from memdash import wire
-from memdash.agent.memory import AtOom, CudaOoms, from_nested_stats, mps_memory, no_device, tightest
+from memdash.agent.memory import AtOom, CudaOoms, from_nested_stats, joins_fragments, mps_memory, no_device, tightest
 
 GIB = 1 << 30
 STATS = {
@@ -118,3 +119,27 @@ def test_of_several_devices_the_tightest_is_shown():
     full = device("cuda:1", 5, 70, 100)
     assert tightest(lambda: small, lambda: full)() is full
     assert tightest(no_device("none"), lambda: large)() is large
+
+
+@pytest.mark.parametrize(
+    ("settings", "joins"),
+    [
+        ("", False),
+        ("max_split_size_mb:64", False),
+        ("expandable_segments:False", False),
+        ("expandable_segments:True", True),
+        ("max_split_size_mb:64, expandable_segments:True", True),
+    ],
+)
+def test_what_the_allocator_was_told_of_expandable_segments(settings, joins, monkeypatch):
+    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: settings, raising=False)
+    assert joins_fragments() is joins
+
+
+def test_an_older_torch_reads_the_environment(monkeypatch):
+    monkeypatch.delattr(torch._C, "_accelerator_getAllocatorSettings", raising=False)
+    assert not joins_fragments()
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    assert joins_fragments()
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")  # the newer name holds where both are set
+    assert not joins_fragments()

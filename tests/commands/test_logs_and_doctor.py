@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-import pytest
-
+from memdash.commands import doctor as doctor_verb
 from memdash.commands import main
 from memdash.errors import ExitCode
+from tests.host.capture import PID, plant
 
 
 def test_logs(start_run, capfdbinary):
@@ -68,22 +70,26 @@ def test_doctor_for_scripts(capsys, monkeypatch):
     assert found["memdash"]["verdict"] == "ok"
 
 
-@pytest.mark.parametrize("limit", [300 << 20])
-def test_doctor_sees_the_limit_of_a_container(tmp_path, monkeypatch, capsys, limit):
-    from memdash.host import capacity, ceilings
+def host_findings(root: Path) -> dict[str, str]:
+    return {what: text.replace(str(root), "") for what, _, text in doctor_verb._host(root)}
 
-    group = tmp_path / "group"
-    group.mkdir()
-    (group / "memory.max").write_text(str(limit))
-    (group / "memory.current").write_text(str(limit // 3))
-    (group / "memory.stat").write_text("inactive_file 0\n")
-    (group / "memory.oom.group").write_text("1\n")
-    for module in (capacity, ceilings):
-        monkeypatch.setattr(module, "cgroup_levels", lambda *_: [capacity.CgroupLevel(group, 2)])
-    main(["doctor"])
-    out = capsys.readouterr().out
-    assert "effective limit    300 MiB, headroom 200 MiB" in out
-    assert "one OOM kills everything" in out
+
+def test_doctor_sees_the_limit_of_a_container(tmp_path):
+    plant("docker-v2", tmp_path)
+    shutil.copy(tmp_path / "proc" / PID / "cgroup", tmp_path / "proc/self/cgroup")
+    (tmp_path / "sys/fs/cgroup/memory.oom.group").write_text("1\n")
+    found = host_findings(tmp_path)
+    assert found["effective limit"] == "256 MiB, headroom 201 MiB  (/sys/fs/cgroup/memory.max)"
+    assert found["memory.oom.group"] == "one OOM kills everything in /sys/fs/cgroup, the supervisor too"
+    assert "process memory" not in found
+
+
+def test_doctor_without_proc_says_who_tells(tmp_path):
+    found = host_findings(tmp_path)
+    assert found["process memory"].startswith("no /proc: psutil tells")
+    assert found["effective limit"].endswith("(psutil.virtual_memory().total)")
+    assert found["cgroup"].startswith("no memory cgroup is visible")
+    assert found["pressure stall"] == "no PSI"
 
 
 def doctor(library: object, scenario: str, **environment: str) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ CGROUP_FILES = (
     *("memory.max", "memory.high", "memory.current", "memory.peak", "memory.swap.max", "memory.swap.current"),
     *("memory.stat", "memory.events", "memory.events.local", "memory.oom.group", "memory.pressure"),
     *("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.memsw.limit_in_bytes"),
-    *("memory.memsw.usage_in_bytes", "memory.oom_control", "memory.failcnt"),
+    *("memory.memsw.usage_in_bytes", "memory.oom_control", "memory.failcnt", "memory.memsw.failcnt"),
 )
 STAT_LINES = r"(total_)?((in)?active_file|anon|file|cache|rss|shmem|kernel) |hierarchical_"
 SECRETS = re.compile(r"[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|(?=\d*[a-f])[0-9a-f]{12,}")

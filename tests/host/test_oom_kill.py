@@ -101,6 +101,14 @@ KILLS = {
         OomEvidence((LEAF, replace(BOUND, limit_hits=0)), 1, 24 * GIB),
         "no limit that can be seen from here was reached: the machine, or a cgroup outside, ran out of memory",
     ),
+    "a limit that was reached, and refusals that nothing counted": (
+        OomEvidence((LEAF, replace(BOUND, limit_hits=0, was_full=True), OUTER), 1),
+        AT_BOUND,
+    ),
+    "what was counted says more than what was full once": (
+        OomEvidence((replace(LEAF, limit_bytes=1, was_full=True), BOUND), 1),
+        AT_BOUND,
+    ),
     "the log knows the level better": (
         OomEvidence(LEVELS, 1, log=(replace(OURS, cgroup="/job"),)),
         "cgroup /job reached its limit of 8.00 GiB (/sys/job/memory.max)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from memdash.host.capacity import cgroup_levels
+from memdash.host.oom_evidence import OomWatch
+from memdash.host.oom_kill import find_kill
 from memdash.host.pressure import Pressure, pressure_file
 from memdash.host.sampler import HostSampler
 from tests.conftest import wait_until
@@ -17,12 +20,14 @@ from tests.conftest import wait_until
 MIB = 1 << 20
 LIMIT = 300 * MIB
 PSI = Path("/proc/pressure/memory")
-# holds `hold` MiB; on each line of input that many MiB of a file are written anew and read back
+# holds so many MiB; then for each line of input writes that many MiB of a file anew, or takes memory without end
 PROGRAM = """
 import os, sys
-block = bytearray(b"x") * (int(sys.argv[1]) << 20)
+blocks = [bytearray(b"x") * (int(sys.argv[1]) << 20)]
 print("up", flush=True)
 for line in sys.stdin:
+    while line == "grow\\n":
+        blocks.append(bytearray(b"x") * (8 << 20))
     with open(sys.argv[2], "wb") as file:
         for _ in range(int(line)):
             file.write(bytes(1 << 20))
@@ -46,6 +51,10 @@ class Writer:
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "written\n"
 
+    def grow_until_killed(self) -> None:
+        self.process.communicate("grow\n")
+        assert self.process.returncode == -signal.SIGKILL
+
 
 @pytest.fixture
 def writer(tmp_path):
@@ -58,13 +67,29 @@ def writer(tmp_path):
 
     yield start
     for one in started:
-        one.process.communicate()
+        if one.process.poll() is None:
+            one.process.communicate()
 
 
 @pytest.fixture
-def v2_cgroup(memory_cgroup):
-    """One whose kernel can slow it down and count whose limit it was."""
-    cgroup = memory_cgroup(LIMIT)
+def cgroup(memory_cgroup):
+    """One with a limit, v1 or v2."""
+    return memory_cgroup(LIMIT)
+
+
+@pytest.fixture
+def cousin(cgroup):
+    """A command for a second cgroup under the same limit, beside the one in which `cgroup.inside` starts processes."""
+    folder = cgroup.level.path / "cousin"
+    folder.mkdir()
+    yield lambda *argv: [*cgroup.inside()[:3], str(folder), *argv]
+    wait_until(lambda: not (folder / "cgroup.procs").read_text(), "an empty cousin")
+    folder.rmdir()
+
+
+@pytest.fixture
+def v2_cgroup(cgroup):
+    """One that the kernel can slow down."""
     if cgroup.level.version == 1:
         pytest.skip("the memory controller is v1's here: tests/on_cgroup_v2.py brings one")
     return cgroup
@@ -78,8 +103,7 @@ def report_of(pid: int):
     return found
 
 
-def test_page_cache_is_not_used_memory(memory_cgroup, writer):
-    cgroup = memory_cgroup(LIMIT)
+def test_page_cache_is_not_used_memory(cgroup, writer):
     process = writer(cgroup.inside, hold=50)
     before = report_of(process.pid)
     process.write(150)
@@ -92,8 +116,7 @@ def test_page_cache_is_not_used_memory(memory_cgroup, writer):
     assert cgroup.level.usage_bytes() > 200 * MIB
 
 
-def test_cgroups_are_found_whatever_the_process_sees_mounted(memory_cgroup):
-    cgroup = memory_cgroup(LIMIT)
+def test_cgroups_are_found_whatever_the_process_sees_mounted(cgroup):
     hidden = "umount --lazy --all-targets --recursive /sys; echo up; read _"
     command = ["unshare", "--mount", "sh", "-c", hidden]
     with subprocess.Popen(cgroup.inside(*command), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -102,6 +125,15 @@ def test_cgroups_are_found_whatever_the_process_sees_mounted(memory_cgroup):
         found = [level.path for level in cgroup_levels(process.pid)]
         process.communicate()
     assert found[:2] == [cgroup.inner, cgroup.level.path]
+
+
+def test_cgroups_are_found_in_a_namespace_whose_mount_is_older(cgroup):
+    ask = (
+        "from memdash.host.capacity import cgroup_levels; print(*(level.path for level in cgroup_levels()), sep='\\n')"
+    )
+    argv = cgroup.inside("unshare", "--cgroup", sys.executable, "-c", ask)
+    found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert found[:2] == [str(cgroup.inner), str(cgroup.level.path)]
 
 
 def test_what_is_slowed_down_at_memory_high_is_counted(v2_cgroup, writer):
@@ -119,22 +151,24 @@ def test_what_is_slowed_down_at_memory_high_is_counted(v2_cgroup, writer):
     host.close()
 
 
-def test_a_cousin_that_is_slowed_down_is_not_us(v2_cgroup, writer):
-    (cousin := v2_cgroup.level.path / "cousin").mkdir()
-    try:
-        (cousin / "memory.high").write_text(str(32 * MIB))
-        ours = writer(v2_cgroup.inside)
-        host = HostSampler(ours.pid)
-        enter = v2_cgroup.inside("true")
-        theirs = writer(lambda *argv: [*enter[:3], str(cousin), *argv])
-        theirs.write(200)
-        assert "high 0" not in v2_cgroup.level.events_file.read_text()  # v2 counts it above us, too
-        assert host.report().num_throttled == 0
-        host.close()
-        theirs.process.communicate()
-    finally:
-        wait_until(lambda: not (cousin / "cgroup.procs").read_text(), "an empty cousin")
-        cousin.rmdir()
+def test_a_cousin_that_is_slowed_down_is_not_us(v2_cgroup, cousin, writer):
+    (v2_cgroup.level.path / "cousin/memory.high").write_text(str(32 * MIB))
+    host = HostSampler(writer(v2_cgroup.inside).pid)
+    writer(cousin).write(200)
+    assert "high 0" not in v2_cgroup.level.events_file.read_text()  # v2 counts it above us, too
+    assert host.report().num_throttled == 0
+    host.close()
+
+
+def test_a_kill_is_told_from_the_counters_alone(cgroup, cousin, writer, tmp_path):
+    ours = writer(cgroup.inside)
+    watch = OomWatch.begin(ours.pid, kmsg=tmp_path / "no log, as in a container")
+    writer(cousin).grow_until_killed()
+    assert find_kill(watch.evidence(), (ours.pid,)) is None
+    ours.grow_until_killed()
+    kill = find_kill(watch.evidence(), (ours.pid,))
+    assert kill.where == f"cgroup {cgroup.level.name} reached its limit of 300 MiB ({cgroup.level.limit_file})"
+    assert (kill.certain, watch.kills()) == (True, 1)
 
 
 def test_pressure_is_that_of_the_cgroup_and_not_of_the_machine(v2_cgroup, writer):

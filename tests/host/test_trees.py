@@ -1,4 +1,4 @@
-"""What memdash makes of directory trees captured from real systems: see `capture.py`, and the first line of each tree."""
+"""What memdash makes of directory trees captured from real systems: see trees/README.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.host.capture import PID, TREES, plant
 MIB = 1 << 20
 NOTHING = TreeReading(0, 0)
 MEMTOTAL = "/proc/meminfo: MemTotal"
-HELD = 48  # MiB that every captured process held, but on the machine without systemd
+HELD = 48  # MiB that every captured process held
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ TOLD = {
     ),
     "docker-v1": Told(256 * MIB, "memory/memory.limit_in_bytes", 58_097_664, 25_165_824, 1, "pressure/memory"),
     "docker-v2": Told(256 * MIB, "cgroup/memory.max", 57_843_712, 25_174_016, 1, ""),
+    "kubernetes-cgroupfs-v2": Told(200 * MIB, "pod000000000001/memory.max", 57_831_424, 25_456_640, 5, ""),
     "kubernetes-host-namespace-v2": Told(
         200 * MIB, "kubepods-burstable-pod000000000001.slice/memory.max", 57_991_168, 25_165_824, 5, ""
     ),
@@ -54,6 +55,7 @@ TOLD = {
     "kubernetes-v1": Told(150 * MIB, "memory/memory.limit_in_bytes", 57_872_384, 25_165_824, 1, "pressure/memory"),
     "kubernetes-v2": Told(150 * MIB, "cgroup/memory.max", 57_712_640, 25_165_824, 1, ""),
     "no-limits-v2": Told(2_074_882_048, MEMTOTAL, 595_615_744, 94_269_440, 3, "run-u4.service/memory.pressure"),
+    "podman-v2": Told(256 * MIB, "cgroup/memory.max", 57_831_424, 25_165_824, 1, ""),
     "slurm-v1": Told(256 * MIB, "job_1/memory.limit_in_bytes", 58_052_608, 25_174_016, 6, "unified/memory.pressure"),
     "slurm-v2": Told(256 * MIB, "job_2/memory.max", 58_646_528, 32_055_296, 7, ""),
     "systemd-scope-v2": Told(
@@ -64,9 +66,13 @@ TOLD = {
         3,
         "run-r000000000001.scope/memory.pressure",
     ),
+    "systemd-service-hybrid": Told(300 * MIB, "run-u4.service/memory.limit_in_bytes", 58_458_112, 32_051_200, 3, ""),
+    "systemd-service-v1": Told(300 * MIB, "run-u5.service/memory.limit_in_bytes", 58_437_632, 32_051_200, 3, ""),
     "systemd-service-v2": Told(
         300 * MIB, "run-u2.service/memory.max", 57_806_848, 25_198_592, 3, "run-u2.service/memory.pressure"
     ),
+    "user-slice-hybrid": Told(512 * MIB, "user-1000.slice/memory.limit_in_bytes", 61_874_176, 25_915_392, 4, ""),
+    "user-slice-v1": Told(512 * MIB, "user-1000.slice/memory.limit_in_bytes", 61_808_640, 25_915_392, 4, ""),
     "user-slice-v2": Told(512 * MIB, "user-1000.slice/memory.max", 62_017_536, 25_915_392, 6, ""),
 }
 

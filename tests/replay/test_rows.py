@@ -9,7 +9,7 @@ import pytest
 
 from memdash import wire
 from memdash.replay.rows import host_sample, rank_sample, with_figures
-from memdash.store.recorder import GPU_COLUMNS, Recorder
+from memdash.store.recorder import GPU_COLUMNS, Recorder, rank_row
 from memdash.store.run_directory import RunDirectory
 from memdash.store.samples import read_rows
 from tests.tui import scenes
@@ -44,13 +44,13 @@ def recorder(tmp_path):
     "message", [STEP, READING, msgspec.structs.replace(STEP, memory=None, loss=None)], ids=["step", "reading", "bare"]
 )
 def test_what_a_rank_said(message, recorder, tmp_path):
-    recorder.rank(message, 0)
+    recorder.rank(0, [rank_row(message, 0)])
     (row,) = read_rows(tmp_path / "samples" / "rank-0.rec")
     assert rank_sample(0, message.seq, row, LIKE if message.memory else None) == message
 
 
 def test_a_row_that_says_nothing(recorder, tmp_path):
-    recorder.rank(READING, 0)
+    recorder.rank(0, [rank_row(READING, 0)])
     (row,) = read_rows(tmp_path / "samples" / "rank-0.rec")
     assert rank_sample(0, 1, row, None) is None  # nobody knows what device that was
 

@@ -27,7 +27,7 @@ from runner.planning.padding import ways
 from runner.planning.plan import Planner
 from runner.planning.room import Room
 from runner.planning.statistics import LengthStatistics
-from runner.slicing import Slicing
+from runner.slicing import Slicing, make
 from runner.spec import Spec
 from runner.tasks.aspects_model import PASSES
 from runner.tasks.made_aspects import CATEGORIES, EXAMPLES, MEAN_WORDS, OUTLIER_AT, SENTIMENTS, lines, make_aspects
@@ -227,7 +227,8 @@ def test_padding_adds_nothing_to_loss_and_gradient(tmp_path: Path, data: dict[st
     assert len(task.collate("train", group, 0, 20)["is_item"]) == 80
     others = {"further": iter([task.collate("train", group, 0, 20)])}
     for padding in ("flat", "sequential"):
-        others[padding] = Slicing(task.train_lengths, padding).batches(task, "train", group, 0)
+        requests = Slicing(task.train_lengths, padding).requests(group, 0)
+        others[padding] = iter([make(task, "train", request) for request in requests])
     assert [n for n, gradient in padded.items() if not gradient.any()] in (
         [],
         ["bert.encoder.layer.0.attention.self.key.bias"],

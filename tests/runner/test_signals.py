@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from memdash.errors import ConfigError, UsageError
+from runner.planning.workspace import LAYER, PLACE, with_workspace
 from runner.randomness import seed_everything
 from runner.tasks.downsampling import downsample, kept
 from runner.tasks.made_signals import MEDIAN_STD, MadeSignals, Shape
@@ -395,3 +398,33 @@ def test_words_keep_their_numbers_in_a_checkpoint(tmp_path: Path) -> None:
     (checkpoint / "vocabulary.json").write_text("[]")
     with pytest.raises(UsageError, match="not a vocabulary"):
         open_task(task._spec, checkpoint)
+
+
+# ---- the plan ----
+
+
+class Workspaces(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the bytes of each, as `fill` makes them."""
+
+    def __init__(self, fill: Callable[..., Any] = lambda _operation, _arguments, results: results) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fill, self.seen = fill, list[int]()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = self.fill(operation, args, operation(*args, **(kwargs or {})))
+        if operation is LAYER:
+            self.seen.append(results[PLACE].nbytes)
+        return results
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch's LSTM is another one without oneDNN")
+@pytest.mark.parametrize(("batch", "timesteps", "hidden"), [(1, 300, 64), (4, 700, 128), (3, 500, 100)])
+def test_the_plan_knows_what_an_lstm_keeps(batch: int, timesteps: int, hidden: int) -> None:
+    lstm = torch.nn.LSTM(20, hidden, num_layers=2, batch_first=True)
+    with Workspaces() as real:
+        lstm(torch.zeros(batch, timesteps, 20))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, Workspaces(with_workspace) as planned:
+        lstm(fake.from_tensor(torch.zeros(batch, timesteps, 20)))
+    assert len(real.seen) == 2
+    assert planned.seen == pytest.approx(real.seen, rel=0.02)

@@ -6,7 +6,7 @@ import msgspec
 
 from memdash import wire
 from memdash.store.moments import Moment
-from memdash.store.recorder import Recorder
+from memdash.store.recorder import Recorder, rank_row
 from memdash.store.replay import recorded_run
 from memdash.store.run_directory import RunDirectory
 
@@ -34,9 +34,9 @@ def test_everything_comes_by_its_time(tmp_path):
     recorder.host(wire.HostSample(time_s=2.0, host=HOST), 0)
     recorder.host(wire.HostSample(time_s=4.0, host=HOST), 0)
     for rank in (0, 1):
-        recorder.rank(step(rank, 1, 3.0 + rank / 10), 0)
-        recorder.rank(step(rank, 2, 5.0 + rank / 10, None), 0)
-    recorder.rank(wire.MemorySample(rank=0, seq=9, time_s=3.5, step=1, memory=MEMORY), 0)
+        recorder.rank(rank, [rank_row(step(rank, 1, 3.0 + rank / 10), 0)])
+        recorder.rank(rank, [rank_row(step(rank, 2, 5.0 + rank / 10, None), 0)])
+    recorder.rank(0, [rank_row(wire.MemorySample(rank=0, seq=9, time_s=3.5, step=1, memory=MEMORY), 0)])
     recorder.moment(1.0, wire.RunState(run_id="r", name="r", global_batch=8))
     recorder.coming(coming)
     recorder.close()
@@ -60,7 +60,7 @@ def test_of_a_long_record_the_newest_is_replayed(tmp_path):
     recorder = Recorder(directory)
     for number in range(30):
         recorder.host(wire.HostSample(time_s=number, host=HOST), 0)
-        recorder.rank(step(0, number, number + 0.5), 0)
+        recorder.rank(0, [rank_row(step(0, number, number + 0.5), 0)])
     recorder.close()
     assert [each.time_s for each in recorded_run(directory, 8)] == [26, 26.5, 27, 27.5, 28, 28.5, 29, 29.5]
 

@@ -19,25 +19,34 @@ STEP = {
 }
 
 
+FIGURES = (*STEP, "time_s", "learning_rate", "micro_batch")
+
+
+def take(history: History, rank: int, time_s: float, row: dict[str, float | None]) -> None:
+    """One row of a rank."""
+    row = row | {"time_s": time_s}
+    history.load(f"rank-{rank}", columns([{name: row.get(name) for name in FIGURES}]))
+
+
 def names(history: History) -> set[str]:
     return {message.series for message in history.messages()}
 
 
 def test_a_step_fills_its_series():
     history = History()
-    history.rank(0, 10.0, STEP)
+    take(history, 0, 10.0, STEP)
     assert names(history) == {"device.0.allocated", "device.0.reserved", "device.0.peak", "loss", "step_time_s", "step"}
 
 
 def test_another_rank_fills_only_its_device():
     history = History()
-    history.rank(1, 10.0, STEP)
+    take(history, 1, 10.0, STEP)
     assert names(history) == {"device.1.allocated", "device.1.reserved", "device.1.peak"}
 
 
 def test_a_reading_between_steps_has_no_peak():
     history = History()
-    history.rank(0, 10.0, STEP | {"step_time_s": None})
+    take(history, 0, 10.0, STEP | {"step_time_s": None})
     assert names(history) == {"device.0.allocated", "device.0.reserved"}
 
 
@@ -81,7 +90,7 @@ def test_rows_at_once_are_the_same_as_rows_one_by_one(rank):
     rows = rank_rows(6000)
     one, at_once = History(), History()
     for row in rows:
-        one.rank(rank, row["time_s"], row)
+        take(one, rank, row["time_s"], row)
     for start in range(0, len(rows), 1000):
         at_once.load(f"rank-{rank}", columns(rows[start : start + 1000]))
     by_series = [sorted(history.messages(), key=lambda message: message.series) for history in (at_once, one)]
@@ -91,7 +100,7 @@ def test_rows_at_once_are_the_same_as_rows_one_by_one(rank):
 
 def test_packed_by_another_recipe(monkeypatch):
     history = History()
-    history.rank(0, 10.0, STEP)
+    take(history, 0, 10.0, STEP)
     packed = history.pack("rank-0")
     copy = History()
     copy.unpack("rank-0", 1, packed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,10 @@ KEEP, RESTART = "keep", "restart"
 LIFE = st.lists(st.one_of(ROW, ROW, ROW, st.sampled_from([KEEP, RESTART])), max_size=120)
 
 
+def one_row(row: dict[str, float | None]) -> dict[str, list[float]]:
+    return {name: [math.nan if value is None else value] for name, value in row.items()}
+
+
 def of_all_rows(directory: RunDirectory) -> list[object]:
     """Row by row, as they came."""
     history = History()
@@ -31,7 +36,7 @@ def of_all_rows(directory: RunDirectory) -> list[object]:
             if record.stem == "host":
                 history.host(row["time_s"], row)
             else:
-                history.rank(int(record.stem.removeprefix("rank-")), row["time_s"], row)
+                history.load(record.stem, one_row(row))
     return list(history.messages())
 
 
@@ -54,7 +59,7 @@ class Life:
         if source == "host":
             self.keeper.history.host(time_s, row)
         else:
-            self.keeper.history.rank(int(source.removeprefix("rank-")), time_s, row)
+            self.keeper.history.load(source, one_row(row))
 
     def restart(self, torn: int = 0) -> None:
         for source, writer in self.writers.items():
