@@ -74,7 +74,13 @@ def test_the_rehearsal_goes_on_with_smaller_slices(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_reviews_of_many_items_are_trained_flat(tmp_path: Path) -> None:
     small = ("train.global_batch=2", "train.micro_batch=2", "train.warmup_steps=0", "train.learning_rate=1e-3")
-    some = ("data.max_examples=100", "data.max_length=128", "train.max_steps=4", "train.eval_every=0", "train.threads=1")
+    some = (
+        "data.max_examples=100",
+        "data.max_length=128",
+        "train.max_steps=4",
+        "train.eval_every=0",
+        "train.threads=1",
+    )
     done = train(tmp_path, "aspects", *small, *some)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 1
