@@ -198,6 +198,7 @@ def tracked(task: Texts, batch: int, length: int) -> tuple[float, float]:
                 task.loss_sum(model, inputs).backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                tracker.reset_mod_stats()
         peak = sum(device["Total"] for device in tracker.get_tracker_snapshot("peak").values())
     return time.process_time() - began_s, float(peak)
 

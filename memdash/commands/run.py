@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from memdash.commands._going_on import go_on, still_open
     from memdash.commands._signals import Signals
     from memdash.commands._watch import terminal_problem, watch, watch_headless
+    from memdash.config_file import load_config
     from memdash.supervisor.launch import launch_supervisor
 
     if args.quick:
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
     began_s = time.time()
     again: Sequence[str] = ()
     if args.config is not None:
-        config = _checked(args.config, args.overrides)
+        config = load_config(args.config, args.overrides)
+        check_torch()
         plan = None if args.no_plan else before_start(config, args.config, asks=not (signals or args.detach))
         if plan and not plan.goes_on:
             return ExitCode.OUT_OF_MEMORY
@@ -122,19 +124,12 @@ def check_torch() -> None:
         raise UsageError("torch is not installed here", hint="pip install 'memdash[train]'")
 
 
-def _checked(path: Path, overrides: Sequence[str]) -> RunConfig:
-    from memdash.config_file import load_config
-
-    config = load_config(path, overrides)
-    check_torch()
-    return config
-
-
 def create(path: Path, config: RunConfig) -> RunDirectory:
     """The run's directory, holding everything that the supervisor and the training process need."""
     from memdash.commands._going_on import as_json
     from memdash.store.run_directory import create_run
 
+    check_torch()
     record, parent = _plan(path, config)
     text = path.read_text(encoding="utf-8")
     return create_run(record, config_json=as_json(config), config_toml=text, parent=parent)

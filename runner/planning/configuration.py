@@ -92,12 +92,6 @@ class Configuration:
         held = self.estimator.held_step(size, length, count) + self.room.framework_bytes
         return self.estimator.step(size, length, count), held
 
-    def _items_beside(self, micro_batch: int, length: int) -> int:
-        """The most that go through the model at once with an example of so many items, or the next larger one."""
-        epoch = self.first_epoch(micro_batch)
-        near = epoch.length[epoch.length >= length].min()
-        return int(epoch.count[epoch.length == near].max())
-
     def first_steps(self, micro_batch: int, steps: int) -> tuple[int, int]:
         """The peak of the first steps, without the framework's bytes, and the cells of the last one."""
         epoch = self.first_epoch(micro_batch)
@@ -118,6 +112,12 @@ class Configuration:
         """What a probe counts: on a CUDA device what is reserved."""
         is_cuda = self.room.holder == "cuda"
         return self.need(phase, batch, length) if is_cuda else self.estimator.phase(phase, batch, length).bytes
+
+    def _items_beside(self, micro_batch: int, length: int) -> int:
+        """The most that go through the model at once with an example of so many items, or the next larger one."""
+        epoch = self.first_epoch(micro_batch)
+        near = epoch.length[epoch.length >= length].min()
+        return int(epoch.count[epoch.length == near].max())
 
     @cached_property
     def _groups(self) -> Groups:
