@@ -160,6 +160,7 @@ def test_the_plan_knows_it(tmp_path: Path) -> None:
     plan = Planner(task, task.build_model(), trial.loop._config, Room(1 << 40), Question(variants=False)).plan()
     held = {t.data_ptr(): t.nbytes for t in trial.loop._state._optimizer_tensors().values()}
     assert plan["rows"][-1]["terms"]["optimizer state"] == pytest.approx(sum(held.values()), rel=0.01)
+    assert plan["rows"][-1]["worst_bytes"] == pytest.approx(trial.peak_bytes, rel=0.001)
 
 
 def test_without_bitsandbytes_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

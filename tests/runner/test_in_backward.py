@@ -217,5 +217,5 @@ def test_the_plan_knows_it(tmp_path: Path) -> None:
     task = open_task(Spec(trial.loop._config, trial.run_dir, tmp_path), None)
     planner = Planner(task, task.build_model(), trial.loop._config, Room(1 << 40), Question(variants=False))
     (row,) = planner.plan()["rows"]  # nothing smaller is offered
-    assert row["worst_bytes"] == pytest.approx(trial.peak_bytes, rel=0.1)
+    assert row["worst_bytes"] == pytest.approx(trial.peak_bytes, rel=0.001)
     assert planner._base.estimator.phase("commit", 8, max(task.train_lengths)).terms["gradients"] == 0
