@@ -744,6 +744,40 @@ class Backfilled(Message, frozen=True, kw_only=True):
     dropped: int = 0
 
 
+class PlannedSplit(Value, frozen=True, kw_only=True):
+    """What one micro-batch was estimated to need, with what is taken before the first tensor."""
+
+    micro_batch: int
+    worst_bytes: int
+    """Of the slice that needs most in the whole run."""
+    usual_bytes: int
+    """At the median length."""
+    verdict: Literal["fits", "tight", "oom", "unknown"]
+    step: int = 0
+    """The first that will not fit; 0 = each does."""
+    example: int = 0
+    length: int = 0
+
+
+class RunPlan(Message, frozen=True, kw_only=True):
+    """What `memdash run` estimated before the start, from tensors without memory; sent once to each dashboard."""
+
+    made_s: float
+    headline: str
+    micro_batch: int
+    """That of the config."""
+    capacity_bytes: int | None
+    source: str
+    """Where the capacity comes from."""
+    splits: list[PlannedSplit]
+    on_host: bool = False
+    """Whether the tensors are host memory, too, and no device's."""
+    host_bytes: int | None = None
+    """Of the training process: libraries, data, and the tensors where they are host memory."""
+    advice: list[str] = []
+    """What could be changed, in words for a person."""
+
+
 class CommandResult(Message, frozen=True, kw_only=True):
     """The one answer to a command, once every rank has acked or the deadline has passed."""
 
@@ -786,6 +820,7 @@ FromSupervisor = (
     | JournalEntry
     | OutputChunk
     | SeriesHistory
+    | RunPlan
     | Backfilled
     | CommandResult
     | Playback

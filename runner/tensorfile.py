@@ -29,7 +29,8 @@ def unique_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
     first: dict[tuple[Any, ...], str] = {}
     unique, aliases = {}, {}
     for name, tensor in tensors.items():
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), str(tensor.device))
+        place = (tensor.untyped_storage()._cdata, tensor.storage_offset())  # a fake tensor has no address
+        key = (*place, tensor.dtype, tensor.shape, tensor.stride(), str(tensor.device))
         if tensor.numel() and key in first:
             aliases[name] = first[key]
         else:

@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     short = Path(tempfile.mkdtemp(prefix="md-", dir="/tmp"))
     monkeypatch.setenv("MEMDASH_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("MEMDASH_RUNTIME_DIR", str(short))
+    monkeypatch.setenv("MEMDASH_NO_PLAN", "1")  # four seconds of CPU before each start
     for name in (
         "MEMDASH_SOCKET",
         "MEMDASH_RUN_ID",

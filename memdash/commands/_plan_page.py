@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from memdash.units import format_bytes, format_count, format_percent
+from memdash.units import format_bytes, format_count, format_duration, format_percent
 
 BAR = 20
 WORDS = {"fits": "fits", "tight": "tight", "unknown": ""}
@@ -20,8 +20,9 @@ def page(plan: dict[str, Any], *, simulated: bool) -> Iterator[str]:
     yield f"{plan['config']}: {format_count(model['parameters'])} parameters{trained}, {plan['precision']}, {steps}"
     yield from _data_lines(data)
     yield _room_line(plan["room"], simulated=simulated)
-    if plan["host"]:
-        yield _host_line(plan)
+    (row,) = (row for row in plan["rows"] if row["micro_batch"] == plan["configured"])
+    if row["host"]:
+        yield _host_line(row["host"], is_gpu=plan["room"]["holder"] == "cuda")
     yield f"disk      {plan['disk']['text']}{_disk_verdict(plan['disk'])}"
     yield ""
     yield from _table(plan)
@@ -30,7 +31,8 @@ def page(plan: dict[str, Any], *, simulated: bool) -> Iterator[str]:
     yield ""
     yield from _ways(plan)
     yield from _variants(plan)
-    yield from _advice(plan)
+    yield from advice(plan)
+    yield from _probe_lines(plan)
     yield from _method_lines(plan)
 
 
@@ -48,18 +50,16 @@ def _data_lines(data: dict[str, Any]) -> Iterator[str]:
     if data["num_outliers"]:
         lines = data["outlier_lines"] or [0] * len(data["outliers"])
         found = zip(data["outliers"], lines, strict=True)
-        named = ", ".join(
-            _example(index, data["source"], line, f"length {length:,}") for (index, length), line in found
-        )
+        named = "; ".join(_example(index, data["source"], line, length) for (index, length), line in found)
         more = data["num_outliers"] - len(data["outliers"])
         named += f" and {more:,} more" if more else ""
         yield f"outliers  more than twice the 99% length: {named}; longest without: {data['longest_usual']:,}"
 
 
-def _example(index: int, source: str, line: int, more: str) -> str:
-    """`example 1,871 (reviews.csv:2204, length 512)`."""
+def _example(index: int, source: str, line: int, length: int) -> str:
+    """`example 1,871, reviews.csv:2204, length 512`."""
     where = f"{source}:{line}, " if line else ""
-    return f"example {index:,} ({where}{more})"
+    return f"example {index:,}, {where}length {length:,}"
 
 
 def _room_line(room: dict[str, Any], *, simulated: bool) -> str:
@@ -74,8 +74,7 @@ def _room_line(room: dict[str, Any], *, simulated: bool) -> str:
     return f"capacity  {format_bytes(room['capacity_bytes'])} ({where}){taken}"
 
 
-def _host_line(plan: dict[str, Any]) -> str:
-    host, is_gpu = plan["host"], plan["room"]["holder"] == "cuda"
+def _host_line(host: dict[str, Any], *, is_gpu: bool) -> str:
     parts = [f"libraries {format_bytes(host['imports_bytes'])}", f"data {format_bytes(host['data_bytes'])}"]
     if is_gpu:
         parts.append("CUDA's own libraries, not measured here")
@@ -117,8 +116,8 @@ def _verdict(row: dict[str, Any], source: str) -> str:
     over = row["first_over"]
     if row["verdict"] != "oom":
         return WORDS[row["verdict"]]
-    example = _example(over["example"], source, over.get("line", 0), f"length {over['length']:,}")
-    return f"WILL OOM at step {over['step']:,}: {example}"
+    example = _example(over["example"], source, over["line"], over["length"])
+    return f"WILL OOM at step {over['step']:,} ({example})"
 
 
 def _terms(plan: dict[str, Any]) -> Iterator[str]:
@@ -167,7 +166,8 @@ def _percent(share: float) -> str:
     return f"{share:+.0%}"
 
 
-def _advice(plan: dict[str, Any]) -> Iterator[str]:
+def advice(plan: dict[str, Any]) -> Iterator[str]:
+    """What could be changed, and what it would come to."""
     if plan["room"]["capacity_bytes"] is None:
         return
     (row,) = (row for row in plan["rows"] if row["micro_batch"] == plan["configured"])
@@ -201,6 +201,33 @@ def _remedies(plan: dict[str, Any]) -> Iterator[str]:
     if lower:
         named = ", ".join(f"{way['name']} {format_bytes(way['worst_bytes'])}" for way in lower)
         yield f"The worst slice at micro-batch {plan['configured']}, {format_bytes(own['worst_bytes'])}, is lowered by: {named}."
+
+
+def _probe_lines(plan: dict[str, Any]) -> Iterator[str]:
+    """Estimate and measurement side by side, and what the pace comes to; nothing where nobody asked for a probe."""
+    probe = plan.get("probe")
+    if probe is None:
+        return
+    if "why_not" in probe:
+        yield f"No probe: {probe['why_not']}"
+        return
+    (row,) = (row for row in plan["rows"] if row["micro_batch"] == probe["micro_batch"])
+    estimate, measured = row["first_steps"]["bytes"], probe["peak_bytes"]
+    text = (
+        f"Probe: {probe['steps']} real steps on this {probe['device']} at micro-batch {probe['micro_batch']} peaked at "
+    )
+    yield f"{text}{format_bytes(measured)}, estimated {format_bytes(estimate)} ({_off(estimate, measured)})"
+    if row["host"] and probe["device"] == "cpu":
+        host = f"{format_bytes(probe['resident_bytes'])} of host memory"
+        yield f"  {host}, where the whole run was estimated at {format_bytes(row['host']['total_bytes'])}"
+    budget = f" of budget.wall = {plan['wall']}: " if plan["wall"] else ""
+    word = "" if not plan["wall"] else "it will do" if probe["in_time"] else "IT WILL NOT DO"
+    eta = format_duration(probe["run_s"])
+    yield f"  {probe['step_s']:.2f} s for the last step; the whole run about {eta}{budget}{word}"
+
+
+def _off(estimate: int, measured: int) -> str:
+    return f"off by {estimate / measured - 1:+.2%}"
 
 
 def _method_lines(plan: dict[str, Any]) -> Iterator[str]:

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from memdash import wire
 from memdash.errors import ExitCode, MemdashError, UsageError
-from memdash.units import GIB, MIB, format_bytes, parse_bytes
+from memdash.units import GIB, MIB, format_bytes, parse_bytes, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +21,17 @@ if TYPE_CHECKING:
     from memdash.config import RunConfig
 
 TIMEOUT_S = 600.0  # a model of a billion parameters is initialised in the planning process
+PROBE_S = 120.0  # a person is waiting, and a step that takes a minute has told enough by not ending
+SAFE = 0.8  # of the free host memory: a probe must never be what drives the machine into its end
 CONTEXT_BYTES = 500 * MIB  # CUDA's own share of a card: 300 to 600 MiB, by card and driver
+
+
+class NotPlanned(MemdashError):
+    """The task failed with an error of its own."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class Card(NamedTuple):
@@ -92,37 +104,63 @@ def host_memory() -> tuple[int, str]:
 
 def ask(config: RunConfig, base: Path, options: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """What the planning process says of a config whose paths start at `base`. Raises MemdashError, UsageError."""
+    return _child("runner.planning", config, base, options, timeout_s, "the plan was not made")
+
+
+def probe(plan: dict[str, Any], config: RunConfig, base: Path, *, elsewhere: bool) -> dict[str, Any]:
+    """What two real steps say, or why there were none. `elsewhere` = the plan is for a device that is not here."""
+    if elsewhere:
+        return {
+            "why_not": "the plan is for a GPU that is not here, and a step on this machine would say nothing of its pace"
+        }
+    if plan["room"]["holder"] == "cuda":
+        row = next((row for row in reversed(plan["rows"]) if _is_smaller(row, plan) and row["verdict"] == "fits"), None)
+        capacity_bytes = plan["room"]["capacity_bytes"]
+    else:
+        free_bytes = plan["rows"][0]["host"]["free_bytes"]
+        capacity_bytes = round(SAFE * free_bytes)
+        small = (row for row in reversed(plan["rows"]) if _is_smaller(row, plan))
+        row = next((row for row in small if row["host"]["total_bytes"] <= capacity_bytes), None)
+    if row is None:
+        return {"why_not": f"even micro-batch 1 may need more than is free here, {format_bytes(capacity_bytes)}"}
+    options = ["--micro-batch", str(row["micro_batch"]), "--capacity", str(capacity_bytes)]
+    try:
+        found = _child("runner.planning.probe", config, base, options, PROBE_S, "two steps were not done")
+    except MemdashError as error:
+        return {"why_not": str(error)}
+    run_s = found["step_s"] * row["cells"] / row["first_steps"]["cells"]
+    wall_s = parse_duration(plan["wall"]) if plan["wall"] else None
+    return {**found, "run_s": run_s, "in_time": wall_s is None or run_s <= wall_s}
+
+
+def _is_smaller(row: dict[str, Any], plan: dict[str, Any]) -> bool:
+    return bool(row["micro_batch"] <= plan["configured"])
+
+
+def _child(
+    module: str, config: RunConfig, base: Path, options: Sequence[str], timeout_s: float, too_late: str
+) -> dict[str, Any]:
+    """Run a module of the planning on a config; its answer. Raises MemdashError, UsageError, NotPlanned."""
     from memdash.commands._going_on import as_json
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEMDASH_")}
     with tempfile.TemporaryDirectory(prefix="memdash-plan-") as folder:
         Path(folder, "config.json").write_bytes(as_json(config))
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "runner.planning",
-            "--run-dir",
-            folder,
-            "--base-dir",
-            str(base),
-            *options,
-        ]
+        command = [sys.executable, "-P", "-m", module, "--run-dir", folder, "--base-dir", str(base), *options]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False
             )
         except subprocess.TimeoutExpired:
-            raise MemdashError(f"the plan was not made within {timeout_s:.0f} s") from None
+            raise MemdashError(f"{too_late} within {timeout_s:.0f} s") from None
     if done.returncode == 0:
-        plan: dict[str, Any] = json.loads(done.stdout)
-        return plan
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
     lines = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
     if lines[-1].startswith("memdash: "):
         kind = UsageError if done.returncode == ExitCode.USAGE else MemdashError
         raise kind(lines[-1].removeprefix("memdash: "))
-    sys.stderr.write(done.stderr)  # the task's own error, with its traceback
-    raise MemdashError(f"the task cannot be planned: {lines[-1]}")
+    raise NotPlanned(f"the task cannot be planned: {lines[-1]}", done.stderr)
 
 
 def configured(plan: dict[str, Any]) -> dict[str, Any]:
@@ -146,3 +184,30 @@ def headline(plan: dict[str, Any]) -> str:
     remedy = f"micro-batch {largest} fits" if largest else "no micro-batch fits as it is"
     where = f"step {over['step']:,} (example {over['example']:,} of length {over['length']:,})"
     return f"plan: WILL OOM at {where}: needs about {need} of {room_text}; {remedy}"
+
+
+def as_message(plan: dict[str, Any], advice: Sequence[str]) -> wire.RunPlan:
+    """The part of a plan that a dashboard shows."""
+    host = configured(plan)["host"]
+    return wire.RunPlan(
+        made_s=time.time(),
+        headline=headline(plan),
+        micro_batch=plan["configured"],
+        capacity_bytes=plan["room"]["capacity_bytes"],
+        source=plan["room"]["source"],
+        splits=[_split(row) for row in plan["rows"]],
+        on_host=plan["room"]["holder"] in ("malloc", "returned"),
+        host_bytes=host["total_bytes"] if host else None,
+        advice=list(advice),
+    )
+
+
+def _split(row: dict[str, Any]) -> wire.PlannedSplit:
+    over = row["first_over"] or {}
+    return wire.PlannedSplit(
+        micro_batch=row["micro_batch"],
+        worst_bytes=row["worst_bytes"],
+        usual_bytes=row["peak_bytes"]["median"],
+        verdict=row["verdict"],
+        **{name: over[name] for name in ("step", "example", "length") if over},
+    )

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from memdash.commands._planning import GPUS, ask, configured, target
+from memdash.commands._planning import GPUS, NotPlanned, ask, configured, probe, target
 from memdash.errors import ExitCode, UsageError
 
 
@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--gpu", choices=GPUS, help="a card's memory less CUDA's own share; default: this machine")
     parser.add_argument(
         "--variants", action="store_true", help="also what other precisions, optimizers and the like would buy"
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also do two real steps here: what they need, and the time of the whole run",
     )
     parser.add_argument("--json", action="store_true", help="everything as one JSON object")
     parser.add_argument(
@@ -46,9 +51,15 @@ def run(args: argparse.Namespace) -> int:
         _check_target(args)
     source, options = target(config, gpu=args.gpu or "", capacity=args.capacity or "")
     base = args.config.parent.resolve()
-    plan = ask(config, base, [*options, "--variants", "yes" if args.variants else "auto"])
+    try:
+        plan = ask(config, base, [*options, "--variants", "yes" if args.variants else "auto"])
+    except NotPlanned as error:
+        sys.stderr.write(error.traceback)
+        raise
     plan["room"]["source"] = source or plan["room"]["source"]
     plan["config"] = str(args.config)
+    if args.probe:
+        plan["probe"] = probe(plan, config, base, elsewhere=bool(args.gpu) or "--gpu" in options)
     if args.json:
         print(json.dumps(plan, indent=2))
     else:

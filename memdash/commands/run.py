@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="see whether it works at all: 20 steps on a tenth of the examples, saving nothing",
     )
+    parser.add_argument(
+        "--no-plan",
+        action="store_true",
+        default=bool(os.environ.get("MEMDASH_NO_PLAN")),
+        help="start without looking whether it will fit; so does MEMDASH_NO_PLAN=1 in the environment",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--headless", action="store_true", help="print lines instead of the dashboard; exit with the outcome"
@@ -69,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Validate, create or find, launch, watch."""
+    from memdash.commands._before_start import before_start
     from memdash.commands._going_on import go_on, still_open
     from memdash.commands._signals import Signals
     from memdash.commands._watch import terminal_problem, watch, watch_headless
@@ -86,7 +94,14 @@ def run(args: argparse.Namespace) -> int:
     began_s = time.time()
     again: Sequence[str] = ()
     if args.config is not None:
-        directory = create(args.config, load_config(args.config, args.overrides))
+        config = load_config(args.config, args.overrides)
+        check_torch()
+        plan = None if args.no_plan else before_start(config, args.config, asks=not (signals or args.detach))
+        if plan and not plan.goes_on:
+            return ExitCode.OUT_OF_MEMORY
+        directory = create(args.config, config)
+        if plan and plan.message:
+            directory.write_plan(plan.message)
     else:
         directory, again = go_on(args)
         if not again:

@@ -89,6 +89,7 @@ def cgroup_levels(pid: int | str = "self", root: Path = Path("/")) -> list[Cgrou
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()  # a container tool may show `pid` others
     except OSError:
         return []
+    mounts = [line for line in mounts if " - cgroup" in line]  # of hundreds, and this is asked every second
     levels = []
     for line in memberships:
         _, controllers, path = line.split(":", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -50,6 +51,9 @@ class Timeline:
         self._drawn = {source: reader for source, reader in self._readers.items() if History.draws(source)}
         self._moments = Moments(directory.states)
         self._printed = Printed(directory)
+        self._plan = None
+        with contextlib.suppress(StoreError):  # a damaged one is no reason to play nothing
+            self._plan = directory.plan()
         self.start_s = record.created_s
         over_s = self._last.ended_s if is_final(self._last) else None
         until_s = math.inf if over_s is None else over_s + LATE_S
@@ -71,6 +75,8 @@ class Timeline:
         """What a dashboard is told that comes at this time."""
         state = self.state(time_s)
         yield state
+        if self._plan:
+            yield self._plan
         for source in self._drawn:
             yield from self._newest(source, time_s, state)
         yield from self._series(time_s)

@@ -2,6 +2,7 @@
 
 run.json          what the run is: id, name, what is started; changed by `--set` on a resume
 config.json       the resolved config; config.toml is the user's file as it was
+plan.json         what was estimated before the start; not there where nobody planned
 state.json        the last RunState, replaced whole
 process.json      who the training process is, for a supervisor that did not start it
 last-words-*      what a rank that has ended could not be sure to have said; gone once it is taken in
@@ -114,6 +115,15 @@ class RunDirectory:
         """The last state that was written; None before the first."""
         path = self.path / "state.json"
         return _read(path, wire.RunState) if path.exists() else None
+
+    def plan(self) -> wire.RunPlan | None:
+        """What was estimated before the start; None where nobody did."""
+        path = self.path / "plan.json"
+        return _read(path, wire.RunPlan) if path.exists() else None
+
+    def write_plan(self, plan: wire.RunPlan) -> None:
+        """Beside what it is a plan of. Raises OSError."""
+        replace_file(self.path / "plan.json", msgspec.json.format(msgspec.json.encode(plan)))
 
     def replace_record(self, record: RunRecord) -> None:
         """What the next attempt is started as. Raises OSError."""

@@ -18,7 +18,7 @@ from typing import IO
 
 from memdash import wire
 from memdash.client import new_command_id
-from memdash.errors import MemdashError, SupervisorAlreadyRunning
+from memdash.errors import MemdashError, StoreError, SupervisorAlreadyRunning
 from memdash.locations import socket_path
 from memdash.ring import RingReader
 from memdash.store.journal import read_journal
@@ -283,6 +283,8 @@ class _Supervisor:
         """What a dashboard that has just attached has to read, oldest first."""
         telemetry = self._telemetry
         events: list[wire.Message] = [telemetry.state, *read_journal(self._directory.journal, last=JOURNAL_TAIL)]
+        with contextlib.suppress(StoreError):  # without it there is one page less to look at
+            events += [plan] if (plan := self._directory.plan()) else []
         if telemetry.state.host:
             events.append(wire.HostSample(time_s=telemetry.state.ended_s or time.time(), host=telemetry.state.host))
         if tail := self._output.tail():

@@ -27,6 +27,8 @@ class Board:
         self.last_checkpoint: wire.CheckpointSaved | None = None
         self.playback: wire.Playback | None = None
         """Where in a recording we are; None for a live run."""
+        self.plan: wire.RunPlan | None = None
+        """What was estimated before the start."""
         self.pending: dict[str, Pending] = {}
         self.dangers = {"host": Danger.NONE, "device": Danger.NONE}
         self._recovering: dict[int, bool] = {}
@@ -65,6 +67,8 @@ class Board:
                 self._take_entry(message)
             case wire.OutputChunk():
                 self.output.feed(message.text, message.skipped_bytes)
+            case wire.RunPlan():
+                self.plan = message
             case wire.Playback():
                 self.playback = message
             case wire.CommandResult(command_id=command_id):

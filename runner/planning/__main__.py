@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,12 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     from runner.randomness import seed_everything
     from runner.spec import read_spec
     from runner.tasks.opening import open_task
+    from runner.tasks.selection import Selection
 
-    spec = read_spec(options.run_dir, options.base_dir)
+    spec = replace(read_spec(options.run_dir, options.base_dir), only_looks=True)
     if spec.config.task.name in BUILT_IN_TASKS:
         import runner.tasks.pretrained  # noqa: F401
+    _step_once()
     imports_bytes = resident_bytes()
     torch.set_num_threads(1)
     seed_everything(spec.config.run.seed)
@@ -71,16 +74,30 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     if not task.train_lengths:
         raise UsageError(f"task.name = {spec.config.task.name!r}: there are no examples to train on")
     data_bytes = max(0, resident_bytes() - imports_bytes)
+    with NoValues():
+        model = task.build_model()
+    if not spec.config.model.pretrained:  # else it has grown by the weights
+        imports_bytes = resident_bytes() - data_bytes
     from runner.planning.plan import HostFacts, Planner, Question
 
     returns = "MALLOC_MMAP_THRESHOLD_" in os.environ or getattr(spec.config.memory, "malloc", "default") == "return"
+    whole: Any = task.task if isinstance(task, Selection) else task
+    data_bytes += getattr(whole, "loaded_bytes", 0)  # of what is not loaded here
     host = HostFacts(imports_bytes, data_bytes, returns, options.host, options.host_name)
     room = _room(options, spec.config.device.kind, host)
     gc.freeze()  # each trace collects garbage: what is there by now is none
-    with NoValues():
-        model = task.build_model()
     wanted = {"no": False, "auto": None, "yes": True}[options.variants]
     return Planner(task, model, spec.config, room, Question(options.half, wanted, host)).plan()
+
+
+def _step_once() -> None:
+    """One small layer is trained for one step: torch imports a good part of itself only then."""
+    import torch
+    from torch import nn
+
+    layer = nn.Linear(64, 64)
+    layer(torch.zeros(64, 64)).sum().backward()
+    torch.optim.AdamW(layer.parameters(), fused=True).step()
 
 
 def _room(options: argparse.Namespace, kind: str, host: HostFacts) -> Room:

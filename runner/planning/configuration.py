@@ -37,7 +37,9 @@ class Configuration:
 
     @cached_property
     def micro_batches(self) -> list[int]:
-        """Those that cut the group evenly, and the config's own."""
+        """Those that cut the group evenly, and the config's own; only that where an update in the backward allows no cut."""
+        if self.config.train.optimizer_in_backward:
+            return [self.config.micro_batch]
         sizes = divisors(self.group)
         if len(sizes) > MAX_ROWS:
             sizes = sizes[: MAX_ROWS // 2] + sizes[-MAX_ROWS // 2 :]
@@ -88,9 +90,31 @@ class Configuration:
         alone = 0 < self.slicing.alone_above < length
         size, count = (1, 2) if alone else (micro_batch, self.slices_of(micro_batch))
         if self.slicing.padding in OF_ITEMS:
-            size, length, count = self._items_beside(micro_batch, length), 1, 2
+            size, length = self._items_beside(micro_batch, length), 1
+            count = 2 if self.slicing.padding == "sequential" else count
         held = self.estimator.held_step(size, length, count) + self.room.framework_bytes
         return self.estimator.step(size, length, count), held
+
+    def first_steps(self, micro_batch: int, steps: int) -> tuple[int, int]:
+        """The peak of the first steps, without the framework's bytes, and the cells of the last one."""
+        epoch = self.first_epoch(micro_batch)
+        last = min(steps, int(epoch.step[-1]))
+        early = epoch.step <= last
+        sizes = zip(epoch.is_first[early], epoch.count[early].tolist(), epoch.longest[early].tolist(), strict=True)
+        peaks = [self._tensors("first" if is_first else "later", count, longest) for is_first, count, longest in sizes]
+        commit = self._tensors("commit", micro_batch, int(epoch.longest[0]))
+        is_last = epoch.step == last
+        return max(commit, *peaks), int((epoch.longest * epoch.count)[is_last].sum())
+
+    def cells(self, micro_batch: int) -> int:
+        """Computed in the whole run, as its first epoch goes."""
+        epoch = self.first_epoch(micro_batch)
+        return round(float((epoch.longest * epoch.count).sum()) * self.steps.total_steps / self.steps.steps_per_epoch)
+
+    def _tensors(self, phase: Phase, batch: int, length: int) -> int:
+        """What a probe counts: on a CUDA device what is reserved."""
+        is_cuda = self.room.holder == "cuda"
+        return self.need(phase, batch, length) if is_cuda else self.estimator.phase(phase, batch, length).bytes
 
     def _items_beside(self, micro_batch: int, length: int) -> int:
         """The most that go through the model at once with an example of so many items, or the next larger one."""

@@ -35,7 +35,7 @@ class CudaKernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is Tensor.backward:
             with self:  # what is computed again in it is a forward, too
-                return _backward(*args, **kwargs)
+                return _backward(args[0])
         if function is functional.dropout:
             return _dropout(*args, **kwargs)
         if function is functional.scaled_dot_product_attention:
@@ -45,8 +45,11 @@ class CudaKernels(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _backward(loss: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, **how: Any) -> None:
-    torch.autograd.backward(loss, gradient, retain_graph, **how)
+def _backward(loss: Tensor) -> None:
+    """As `loss.backward()`, through the engine itself: whatever may be overridden is called without its mode."""
+    ones = (torch.ones_like(loss),)
+    how = {"allow_unreachable": True, "accumulate_grad": True}
+    torch.autograd.graph._engine_run_backward((loss,), ones, False, False, (), **how)
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002

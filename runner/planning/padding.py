@@ -69,7 +69,7 @@ def _candidates(
     loses = f"{statistics.num_outliers} of {statistics.examples:,} examples, {lost / total:.1%} of all length"
     yield "drop", {**keys, "data.outliers": "drop"}, replace(own, lengths=short, alone_above=0), loses
     cut = [min(length, usual) for length in own.lengths]
-    loses = f"{1 - sum(cut) / total:.1%} of all length, the ends of {statistics.num_outliers} examples"
+    loses = f"{1 - sum(cut) / total:.1%} of all length, the ends of what is longer"
     yield "truncate", {**keys, "data.outliers": "truncate"}, replace(own, lengths=cut, alone_above=0), loses
 
 

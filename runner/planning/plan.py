@@ -12,6 +12,7 @@ from runner.planning.configuration import TIGHT, Configuration
 from runner.planning.disk import disk
 from runner.planning.outlook import Moment
 from runner.planning.padding import ways
+from runner.planning.probe import STEPS
 from runner.planning.room import Room, held_by_malloc
 from runner.planning.statistics import LengthStatistics
 from runner.planning.traced import Tracing
@@ -95,7 +96,6 @@ class Planner:
             "rows": rows,
             "variants": others,
             "choices": choices(base, self._isolated, others or []),
-            "host": self._host(),
             "disk": disk(self._config, self._tracer.state),
             "wall": self._config.budget.wall,
             "method": self._method(),
@@ -109,7 +109,7 @@ class Planner:
     def _isolated(self) -> Configuration | None:
         """As the config, with each outlier in a slice of its own; None where there is none, or each is already."""
         base, statistics = self._base, self._statistics
-        if not statistics.num_outliers or base.slicing.alone_above:
+        if not statistics.num_outliers or base.slicing.alone_above or self._config.train.optimizer_in_backward:
             return None
         slicing = replace(base.slicing, alone_above=statistics.longest_usual)
         return Configuration(self._config, slicing, self._room, base.estimator)
@@ -141,8 +141,11 @@ class Planner:
             "terms": {**peak.terms, "fragments": holes, "framework": framework_bytes},
             "worst_bytes": base.worst_bytes(micro_batch),
             "worst": _as_json(outlook.worst),
+            "first_steps": dict(zip(("bytes", "cells"), base.first_steps(micro_batch, STEPS), strict=True)),
+            "cells": base.cells(micro_batch),
             "first_over": self._with_line(_as_json(outlook.first_over)),
             "verdict": base.verdict(micro_batch),
+            "host": self._host(micro_batch),
         }
 
     def _isolated_bytes(self, micro_batch: int) -> int:
@@ -154,14 +157,14 @@ class Planner:
         usual = estimator.held_step(micro_batch, statistics.longest_usual, self._base.slices_of(micro_batch))
         return max(alone, usual) + self._room.framework_bytes
 
-    def _host(self) -> dict[str, Any] | None:
+    def _host(self, micro_batch: int) -> dict[str, Any] | None:
         """Of a run on a GPU without CUDA's own libraries, which are not here to be measured."""
         facts = self._question.host
         if facts is None:
             return None
         tensors_bytes = 0
         if self._room.holder != "cuda":
-            peak, _ = self._base.at(self._config.micro_batch, self._statistics.longest)
+            peak, _ = self._base.at(micro_batch, self._statistics.longest)
             tensors_bytes = peak.bytes if facts.returns else held_by_malloc(peak)
         total_bytes = facts.imports_bytes + facts.data_bytes + tensors_bytes
         verdict = "unknown" if not facts.free_bytes else "fits" if total_bytes <= facts.free_bytes else "oom"

@@ -1,10 +1,9 @@
-"""Traces a task's step under one config after the other: each on a copy of one model that has shapes and no memory."""
+"""Traces a task's step under one config after the other: each on a copy of one model that has no memory."""
 
 from __future__ import annotations
 
 import copy
 import time
-import warnings
 from typing import TYPE_CHECKING
 
 from memdash.config import RunConfig
@@ -31,14 +30,13 @@ class Tracing:
         self._fake = fake_mode()
         FakeDevice(self._fake).place(model)
         self._model = model
+        self._trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._index = {length: index for index, length in enumerate(task.train_lengths)}
 
     def trace(self, config: RunConfig, *, is_checked: bool = True) -> tuple[Configuration, Tracer]:
         """Raises MemdashError where a config asks for what the model cannot do, or its step cannot be traced."""
         began_s = time.process_time()
-        with self._fake, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's, about copies of fake tensors
-            model = copy.deepcopy(self._model)
+        model = self._copy()
         adapt(model, config)
         model.train()
         tracer = Tracer(self._task, model, config.train, fake=self._fake, as_cuda=self._room.holder == "cuda")
@@ -53,3 +51,10 @@ class Tracing:
         self.num_traces += tracer.num_traces
         self.cpu_s += time.process_time() - began_s
         return Configuration(config, Slicing.of(self._task, config.data), self._room, estimator), tracer
+
+    def _copy(self) -> nn.Module:
+        """Of the modules; the tensors are the same, and as trainable as at first."""
+        for parameter, is_trained in self._trained:
+            parameter.requires_grad_(is_trained)
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        return copy.deepcopy(self._model, {id(tensor): tensor for tensor in tensors})

@@ -200,6 +200,8 @@ class Tracer:
         self._device = FakeDevice(self._fake)
         if fake is None:
             self._device.place(model)
+        self._trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        """Another tracer of the same tensors may train others of them."""
         with self._fake:
             optimizer = make_optimizer(model, train)
         in_backward = InBackward.of(optimizer, train, self._device.host)
@@ -211,6 +213,8 @@ class Tracer:
         self.num_traces += 1
         recorder = self._device.recorder = Recorder()
         state = self.state
+        for parameter, is_trained in self._trained:
+            parameter.requires_grad_(is_trained)
         for tensor in (*state.model.parameters(), *state.model.buffers()):
             recorder.note(tensor, "parameters")
         for entry in state.optimizer.state.values():

@@ -89,7 +89,7 @@ def test_doctor_without_proc_says_who_tells(tmp_path):
     assert found["process memory"].startswith("no /proc: psutil tells")
     assert found["effective limit"].endswith("(psutil.virtual_memory().total)")
     assert found["cgroup"].startswith("no memory cgroup is visible")
-    assert found["pressure stall"] == "no PSI"
+    assert found["pressure stall"].startswith("no PSI")
 
 
 def doctor(library: object, scenario: str, **environment: str) -> list[dict[str, str]]:

@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
-from memdash.commands import main
-from memdash.commands._plan_page import page, with_micro_batch
+from memdash import wire
+from memdash.commands import _before_start, main
+from memdash.commands._before_start import before_start
+from memdash.commands._plan_page import advice, page, with_micro_batch
+from memdash.commands._planning import probe
+from memdash.config import RunConfig
 from memdash.errors import ExitCode
+from memdash.replay.timeline import Timeline
+from memdash.store.run_directory import list_runs
 
 pytest.importorskip("torch")
 TOY = Path(__file__).parents[1] / "runner" / "toy_task.py"
@@ -57,7 +63,7 @@ def test_other_capacities(config: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["plan", str(config), "--gpu", "t4", "--json"]) == ExitCode.OK
     plan = json.loads(capsys.readouterr().out)
     assert plan["room"]["source"] == "--gpu t4"
-    assert plan["rows"][0]["terms"]["framework"] == 500 * 2**20
+    assert plan["rows"][0]["terms"]["framework"] == (500 + 17) * 2**20
     assert main(["plan", str(config), "--set", "device.kind=cpu", "--json"]) == ExitCode.OK
     plan = json.loads(capsys.readouterr().out)
     assert plan["room"]["source"].startswith("/")  # the file that limits this machine
@@ -113,32 +119,143 @@ def test_what_cannot_be_edited_is_left_to_the_user(config: Path, capsys: pytest.
     assert not target.exists()
 
 
-def test_the_page_says_why_nothing_was_scaled_and_that_a_capacity_is_unknown() -> None:
+def a_plan(verdict: str = "unknown", **changes: Any) -> dict[str, Any]:
+    over = {"step": 7, "example": 3, "length": 50, "line": 2204} if verdict == "oom" else None
     row = {
         "micro_batch": 2,
         "peak_bytes": {"longest": 300, "p99": 200, "median": 100},
+        "worst_bytes": 300,
         "terms": {"parameters": 100, "gradients": 0, "activations": 200},
-        "verdict": "unknown",
-        "first_over": None,
+        "verdict": verdict,
+        "first_over": over,
+        "first_steps": {"bytes": 300, "cells": 100},
+        "cells": 1000,
+        "host": None,
     }
     lengths = {"examples": 9, "mean": 2.0, "median": 2, "p90": 3, "p99": 4, "longest": 50, "longest_usual": 4}
-    data = {**lengths, "num_outliers": 12, "outliers": [[3, 50], [7, 49]]}
+    data = {**lengths, "num_outliers": 12, "outliers": [[3, 50], [7, 49]], "outlier_lines": [2204, 17]}
+    way = {"keys": {}, "blow_up": 3.0, "blow_up_usual": 2.0, "usual_bytes": 200, "worst_bytes": 300, "loses": ""}
+    ways = [
+        {**way, "name": "batch", "is_possible": True},
+        {**way, "name": "bucket", "usual_bytes": 100, "is_possible": True},
+        {**way, "name": "isolate", "worst_bytes": 120, "is_possible": True},
+        {**way, "name": "global", "worst_bytes": 10, "is_possible": False},
+    ]
     plan = {
         "config": "x.toml",
         "model": {"parameters": 100, "trainable": 10},
-        "data": {**data, "padding": {"global": 25.0, "global_usual": 2.0, "trained": 3.0}, "policy": "batch"},
+        "data": {**data, "ways": ways, "policy": "batch", "source": "reviews.csv"},
         "steps": 5,
         "group": 2,
         "configured": 2,
         "precision": "bf16",
         "largest": None,
-        "room": {"capacity_bytes": None, "framework_bytes": 0, "granularity": 1, "source": ""},
+        "room": {"capacity_bytes": None, "framework_bytes": 0, "granularity": 1, "source": "", "holder": "tensors"},
         "rows": [row],
+        "variants": None,
+        "choices": {"fastest": None, "smallest": None},
+        "disk": {"text": "no checkpoints", "budget_bytes": None, "light_bytes": 1, "verdict": "unknown"},
+        "wall": "",
         "method": {"scaled": False, "why_not": "it decides by size", "checked_error": None, "traces": 7, "cpu_s": 1.0},
     }
-    text = "\n".join(page(plan, simulated=False))
+    plan["method"]["as_cuda"] = False
+    if verdict == "oom":
+        plan["room"] |= {"capacity_bytes": 200, "source": "device.capacity"}
+    return plan | changes
+
+
+def test_the_page_says_why_nothing_was_scaled_and_that_a_capacity_is_unknown() -> None:
+    text = "\n".join(page(a_plan(), simulated=False))
     assert "100 parameters (10 trained), bf16" in text
     assert "capacity  unknown: give --capacity or --gpu" in text
-    assert "example 3 (50), 7 (49) and 10 more; without: longest 4, global padding 2.0x" in text
+    assert "example 3, reviews.csv:2204, length 50; example 7, reviews.csv:17, length 49 and 10 more" in text
     assert "one for each size, because it decides by size." in text
     assert "fits" not in text
+
+
+def test_the_advice_tells_what_lowers_the_worst_slice_from_what_does_not() -> None:
+    said = list(advice(a_plan("oom")))
+    assert said[0] == "bucket would lower the usual slice, not the worst one."
+    assert said[1] == "The worst slice at micro-batch 2, 300 B, is lowered by: isolate 120 B."  # `global` it cannot do
+    assert said[2].startswith("No micro-batch fits")
+    assert "WILL OOM at step 7 (example 3, reviews.csv:2204, length 50)" in "\n".join(
+        page(a_plan("oom"), simulated=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "asks", "answers", "goes_on"),
+    [
+        ("fits", True, [], True),
+        ("oom", False, [], True),
+        ("oom", True, [""], False),
+        ("oom", True, ["y"], True),
+        ("oom", True, ["p", "N"], False),
+        ("oom", True, [EOFError()], False),
+    ],
+)
+def test_only_what_will_not_fit_is_asked_about(
+    verdict: str, asks: bool, answers: list[Any], goes_on: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    asked = iter(answers)
+
+    def answer(question: str) -> str:
+        said = next(asked)
+        if isinstance(said, Exception):
+            raise said
+        return str(said)
+
+    monkeypatch.setattr("builtins.input", answer)
+    plan = a_plan(verdict)
+    if verdict == "fits":
+        plan["room"] |= {"capacity_bytes": 400, "source": "x"}
+    monkeypatch.setattr(_before_start, "ask", lambda *_: plan)
+    before = before_start(RunConfig(), Path("x.toml"), asks=asks)
+    assert before.goes_on == goes_on
+    assert list(asked) == []
+    assert before.message is not None
+    assert wire.decode(wire.from_supervisor, wire.encode(before.message).strip()) == before.message
+    out, err = capsys.readouterr()
+    assert ("WILL OOM at step 7" in err) == (verdict == "oom")
+    assert ("padding" in out) == ("p" in answers)
+
+
+def test_a_plan_that_is_not_there_in_time_holds_nothing_up(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(_before_start, "WAIT_S", 0.01)
+    before = before_start(RunConfig(), Path("x.toml"), asks=True)
+    assert before == (True, None)
+    assert "no plan: the plan was not made within 0 s; starting without" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(300)
+def test_a_run_says_its_plan_and_keeps_it(config: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMDASH_NO_PLAN")
+    monkeypatch.setattr(_before_start, "WAIT_S", 240.0)
+    assert main(["run", str(config), "--headless", "--set", "train.max_steps=1", "--set", "device.capacity=1MB"]) == 0
+    assert "memdash: plan: micro-batch 8 fits: about " in capsys.readouterr().err
+    directory = list_runs()[0]
+    plan = directory.plan()
+    assert plan is not None
+    assert (plan.micro_batch, plan.splits[-1].verdict, plan.source) == (8, "fits", "device.capacity, simulated")
+    timeline = Timeline(directory)
+    assert plan in list(timeline.everything(timeline.end_s))
+    timeline.close()
+
+
+@pytest.mark.timeout(300)
+def test_a_probe_measures_what_was_estimated(config: Path, capsys: Any) -> None:
+    sets = ["--set", "device.capacity=1MB", "--set", "budget.wall=1s"]
+    assert main(["plan", str(config), "--probe", "--json", *sets]) == ExitCode.OK
+    plan = json.loads(capsys.readouterr().out)
+    found, (row,) = plan["probe"], [row for row in plan["rows"] if row["micro_batch"] == plan["configured"]]
+    assert "why_not" not in found, found
+    assert found["peak_bytes"] == pytest.approx(row["first_steps"]["bytes"], rel=0.02)
+    assert found["resident_bytes"] == pytest.approx(row["host"]["total_bytes"], rel=0.15)
+    assert found["run_s"] > 0
+
+
+def test_no_probe_for_a_gpu_that_is_not_here(config: Path) -> None:
+    assert "a GPU that is not here" in probe(a_plan(), RunConfig(), config.parent, elsewhere=True)["why_not"]
+    small = a_plan()
+    small["rows"][0]["host"] = {"free_bytes": 1000, "total_bytes": 900}
+    assert "may need more than is free" in probe(small, RunConfig(), config.parent, elsewhere=False)["why_not"]

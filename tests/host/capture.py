@@ -68,9 +68,9 @@ def capture(about: str) -> dict[str, object]:
     return dict(json.loads(text.replace("proc/self/cgroup", f"proc/{PID}/cgroup")))
 
 
-def plant(name: str, root: Path) -> dict[str, object]:
+def plant(name: str, root: Path, trees: Path = TREES) -> dict[str, object]:
     """Lay a tree of tests/host/trees out below `root`; what was written down of it."""
-    tree = dict(json.loads((TREES / f"{name}.json").read_text()))
+    tree = dict(json.loads((trees / f"{name}.json").read_text()))
     for path, text in tree["files"].items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)

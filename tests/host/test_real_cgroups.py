@@ -13,7 +13,7 @@ import pytest
 from memdash.host.capacity import cgroup_levels
 from memdash.host.oom_evidence import OomWatch
 from memdash.host.oom_kill import find_kill
-from memdash.host.pressure import Pressure, pressure_file
+from memdash.host.pressure import Pressure, PressureTrigger, pressure_file
 from memdash.host.sampler import HostSampler
 from tests.conftest import wait_until
 
@@ -95,6 +95,13 @@ def v2_cgroup(cgroup):
     return cgroup
 
 
+@pytest.fixture
+def psi():
+    """Needs a kernel with pressure stall information."""
+    if not PSI.exists():
+        pytest.skip("this kernel has no PSI")
+
+
 def report_of(pid: int):
     host = HostSampler(pid)
     host.sample()
@@ -171,9 +178,16 @@ def test_a_kill_is_told_from_the_counters_alone(cgroup, cousin, writer, tmp_path
     assert (kill.certain, watch.kills()) == (True, 1)
 
 
-def test_pressure_is_that_of_the_cgroup_and_not_of_the_machine(v2_cgroup, writer):
-    if not PSI.exists():
-        pytest.skip("this kernel has no PSI")
+def test_the_kernel_rings_when_a_cgroup_waits_for_memory(v2_cgroup, psi, writer):
+    process = writer(v2_cgroup.inside)
+    trigger = PressureTrigger(pressure_file(cgroup_levels(process.pid)))
+    assert not trigger.fired()
+    (v2_cgroup.level.path / "memory.high").write_text(str(24 * MIB))
+    wait_until(lambda: process.write(50) or trigger.fired(), "an alarm")
+    trigger.close()
+
+
+def test_pressure_is_that_of_the_cgroup_and_not_of_the_machine(v2_cgroup, psi, writer):
     process = writer(v2_cgroup.inside)
     file = pressure_file(cgroup_levels(process.pid))
     assert file == v2_cgroup.inner / "memory.pressure"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from memdash.host.capacity import cgroup_levels
-from memdash.host.ceilings import binding, find_ceilings
+from memdash.host.ceilings import AddressSpace, binding, find_ceilings
 from memdash.host.oom_evidence import OomWatch
 from memdash.host.pressure import Pressure, pressure_file
 from memdash.host.process_tree import TreeReading
+from tests.host import capture
 from tests.host.capture import PID, TREES, plant
 
 MIB = 1 << 20
@@ -129,3 +132,15 @@ def test_only_memory_high_is_a_throttle(tmp_path):
     plant("systemd-service-v2", tmp_path)
     levels = cgroup_levels(PID, tmp_path)
     assert [level.throttle_bytes() for level in levels] == [200 * MIB, None, None]
+
+
+def test_a_capture_of_this_machine_is_read_as_the_machine_is(tmp_path):
+    command = [sys.executable, "-I", capture.__file__, "this machine"]  # as users have it: a file without a package
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (tmp_path / "here.json").write_text(text)
+    written = plant("here", tmp_path / "root", tmp_path)
+    live = [one.limit_bytes for one in find_ceilings() if not isinstance(one, AddressSpace)]
+    assert [one.limit_bytes for one in find_ceilings(PID, root=tmp_path / "root")] == live
+    assert written["about"] == "this machine"
+    ids = capture.SECRETS.findall(Path("/proc/self/cgroup").read_text())
+    assert not [one for one in ids if one in text]

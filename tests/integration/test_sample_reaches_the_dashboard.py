@@ -76,3 +76,14 @@ async def test_a_finished_run_can_be_looked_at(start_run, watch):
     assert states[0].status == "finished"
     assert states[0].step == 4
     assert any(isinstance(m, wire.SeriesHistory) and m.series == "device.0.peak" for m in watcher.seen)
+
+
+async def test_a_plan_that_was_made_before_the_start_is_told(start_run, watch):
+    run = start_run()
+    split = wire.PlannedSplit(micro_batch=8, worst_bytes=1, usual_bytes=1, verdict="fits")
+    plan = wire.RunPlan(
+        made_s=1.0, headline="plan: fits", micro_batch=8, capacity_bytes=2, source="here", splits=[split]
+    )
+    run.directory.write_plan(plan)
+    watcher = await watch(run)
+    assert await watcher.until(lambda m: isinstance(m, wire.RunPlan), "the plan") == plan

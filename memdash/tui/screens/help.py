@@ -36,6 +36,7 @@ _OTHER_KEYS = (
     ("1 2 3 4", "Memory, training, journal, output; the same key again shows everything."),
     ("f", "The forecast: everything that memory is heading for, when, and what that rests on."),
     ("l", "The ledger: where every byte of the device and of host memory is, and what could be done about it."),
+    ("v", "The plan: what each micro-batch was estimated to need before the start, beside what is measured."),
     ("w", "How much time the plots show: 1 minute, 5 minutes, 30 minutes, all."),
     ("z", "Memory plots from zero to capacity, or zoomed to what is shown."),
     ("tab", "Focus the journal or the output, to scroll with the arrow and page keys."),

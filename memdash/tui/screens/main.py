@@ -19,6 +19,7 @@ from memdash.tui.playback import next_mark, next_speed, step_s, within
 from memdash.tui.screens.forecast import ForecastScreen
 from memdash.tui.screens.help import HelpScreen
 from memdash.tui.screens.ledger import LedgerScreen
+from memdash.tui.screens.plan import PlanScreen
 from memdash.tui.screens.split import SplitScreen
 from memdash.tui.screens.stop import Save, StopScreen
 from memdash.tui.widgets.banner import Banner
@@ -53,6 +54,7 @@ class MainScreen(Screen[None]):
         Binding("q", "leave", "detach", show=False),
         Binding("f", "forecast", "forecast", show=False),
         Binding("l", "ledger", "ledger", show=False),
+        Binding("v", "plan", "plan", show=False),
         Binding("question_mark", "help", "help", show=False),
         Binding("w", "span", "time shown", show=False),
         Binding("z", "zoom", "zoom memory", show=False),
@@ -208,6 +210,10 @@ class MainScreen(Screen[None]):
     def action_ledger(self) -> None:
         """Where the memory is."""
         self.app.push_screen(LedgerScreen())
+
+    def action_plan(self) -> None:
+        """What was estimated before the start, beside what is measured."""
+        self.app.push_screen(PlanScreen())
 
     def action_leave(self) -> None:
         """Leave; the run goes on."""
