@@ -135,7 +135,9 @@ class PeakModel:
         spread = [fit.predict(features) for fit in plausible]
         beyond = max(1.0, micro_batch * longest / largest)  # a miss grows with the distance
         steeper = 1 + STEEPER * (beyond - 1)
-        middle = likely if self._fitted >= 2 * FIRST_CELLS else min(spread)  # chance decides which form fits a few best
+        middle = likely
+        if self._fitted < 2 * FIRST_CELLS:  # chance decides which form fits a few best: no more than in proportion
+            middle = min(*spread, max(cell.peak for cell in self._cells.values()) * beyond)
         error = max(plausible[0].error * beyond, SLACK * likely)
         floor = max(below, default=0.0)  # nobody needs less than a smaller load did
         return Estimate(
