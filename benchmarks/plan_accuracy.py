@@ -325,7 +325,7 @@ def measure(quick: bool) -> list[Row]:
         sys.stderr.write(f"{note}\n")
     for name in list(MODELS)[: 1 if quick else None]:
         for way in WAYS:
-            rows += compare(name, device, way, BATCHES[:3] if quick else BATCHES)
+            rows += compare(name, device, way, BATCHES[:2] if quick else BATCHES)
     why = (
         not_measured("no CUDA device was at hand") if not torch.cuda.is_available() else not_measured("not written yet")
     )

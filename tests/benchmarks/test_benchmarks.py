@@ -110,10 +110,14 @@ def test_overhead() -> None:
 def test_plan_accuracy() -> None:
     rows = run("plan_accuracy")
     assert_measured(rows)
-    (worst,) = set(values(rows, "BERT-tiny: error of the peak, worst %", "ours"))
+    (worst,) = set(values(rows, "BERT-tiny, fp32: error of the peak, worst %", "ours"))
     assert worst <= 0.1
+    for way in ("bf16", "fp16", "checkpointing"):
+        assert values(rows, f"BERT-tiny, {way}: error of the peak, worst %", "ours")[0] <= 1
     # The peers were asked the same: none of them sees activations as they are.
-    assert min(v for v in values(rows, "BERT-tiny: error of the peak, worst %", "peer") if not isinstance(v, str)) > 5
+    peers = [line for line in rows if line["figure"] == "BERT-tiny, fp32: error of the peak, worst %"]
+    errors = [line["peer"] for line in peers if "published" not in line["peer_name"]]
+    assert min(error for error in errors if not isinstance(error, str)) > 5
 
 
 @pytest.mark.slow
@@ -152,6 +156,8 @@ def test_what_is_not_measured_has_no_verdict() -> None:
 def test_strategies() -> None:
     rows = run("strategies")
     assert_measured(rows)
-    ratios = {line["figure"]: line["ratio"] for line in rows}
+    ratios = {line["figure"]: line["ratio"] for line in rows if line["ratio"] is not None}
     assert ratios["checkpoint: light bf16, bytes"] < 0.25
-    assert max(ratios.values()) <= 1  # no strategy takes more than what it is to spare
+    # no strategy takes more bytes than what it is to spare
+    assert max(ratio for figure, ratio in ratios.items() if figure.endswith("bytes")) <= 1
+    assert ratios["worst peak above the weights: items laid out flat, bytes"] < 0.5

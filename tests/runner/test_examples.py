@@ -45,7 +45,7 @@ def test_ones_own_task_learns_to_spell(tmp_path: Path) -> None:
 
 
 def test_signals_become_words(tmp_path: Path) -> None:
-    sizes = ("task.options.examples=100", "train.max_steps=20", "train.learning_rate=3e-2", "train.warmup_steps=0")
+    sizes = ("task.options.examples=100", "train.max_steps=12", "train.learning_rate=3e-2", "train.warmup_steps=0")
     done = train(tmp_path, "signal-to-text", *sizes)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 0.3
@@ -73,15 +73,16 @@ def test_the_rehearsal_goes_on_with_smaller_slices(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_reviews_of_many_items_are_trained_flat(tmp_path: Path) -> None:
-    small = ("train.global_batch=2", "train.micro_batch=2", "train.warmup_steps=0", "train.learning_rate=1e-3")
+    small = ("train.global_batch=2", "train.micro_batch=2", "train.warmup_steps=0", "train.learning_rate=3e-3")
     some = (
-        "data.max_examples=100",
+        "data.max_examples=40",
         "data.max_length=128",
-        "train.max_steps=4",
+        "train.max_steps=12",
         "train.eval_every=0",
         "train.threads=1",
     )
-    done = train(tmp_path, "aspects", *small, *some)
+    model = "model.config={ num_hidden_layers = 1, hidden_size = 64, num_attention_heads = 2, intermediate_size = 128 }"
+    done = train(tmp_path, "aspects", model, *small, *some)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 1
     assert "forward_aspect_loss" in done.stdout
