@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -52,6 +52,14 @@ def recorded(trace: Trace) -> Iterator[tuple[wire.Message, wire.RunState]]:
 def memdash(trace: Trace, levels: Sequence[wire.Risk] = ALARMING) -> list[Tick]:
     """Our forecast: what it says at these levels."""
     return [Tick(said.forecast.time_s, said.state.step, _alarms(said, levels)) for said in replay(recorded(trace))]
+
+
+def alarming(ticks: Sequence[Tick]) -> list[Tick]:
+    """What remains of one that watches: the most urgent outlook of each ceiling decides."""
+    return [
+        replace(tick, alarms={where: each for where, each in tick.alarms.items() if each and each.level in ALARMING})
+        for tick in ticks
+    ]
 
 
 def _alarms(said: Said, levels: Sequence[wire.Risk]) -> dict[str, wire.Outlook | None]:

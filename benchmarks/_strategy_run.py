@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ Keys = dict[str, Any]
 """`train.micro_batch` -> 8."""
 
 BASE: dict[str, Keys] = {
-    "data": {"max_length": 128, "max_examples": 60, "validation_fraction": 0.0},
+    "data": {"source": "texts.txt", "max_length": 128, "validation_fraction": 0.0},
     "train": {"max_steps": STEPS, "threads": 1},
     "device": {"kind": "simulated", "capacity": "64GiB"},
     "checkpoint": {"at_end": "none"},
@@ -92,6 +93,8 @@ def measure(keys: Keys, *, worst_only: bool = False, folder: Path | None = None)
 
     with tempfile.TemporaryDirectory() as made:
         place = Path(made)
+        if folder is None:
+            write_texts(place)
         session = Watching()
         gc.collect()
         loop: Loop = prepare(Spec(config_of(keys, folder or place), place, folder or place), session)
@@ -120,6 +123,15 @@ def measure_apart(keys: Keys, folder: Path) -> Side:
         input=asked, env=environment, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=True,
     )  # fmt: skip
     return Side(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def write_texts(folder: Path) -> None:
+    """Words enough for some groups of full length, and a tokenizer that is trained in no time."""
+    chance = random.Random(0)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(chance.choices(letters, k=chance.randint(2, 8))) for _ in range(2000)]
+    lines = [" ".join(chance.choices(words, k=100)) for _ in range(60)]
+    (folder / "texts.txt").write_text("\n\n".join(lines))
 
 
 def _train_worst(loop: Loop, session: Watching) -> None:

@@ -26,6 +26,8 @@ class Spec:
     """One whose weights to go on from."""
     micro_batch: int = 0
     """What this launch is to use whatever the config and the checkpoint say; nothing larger is tried later."""
+    only_looks: bool = False
+    """Nothing is trained: what would be loaded into memory is measured instead."""
 
     @property
     def checkpoints_dir(self) -> Path:

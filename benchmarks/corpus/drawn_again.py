@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -23,6 +23,8 @@ USUAL = {
 """Of each model: the micro-batch, the shortest length, and between what the longest usual one is drawn."""
 SEEDS: dict[Half, str] = {"tuning": "tuning", "scoring": "8f5c9574"}
 """The second one was drawn when everything had been tuned."""
+FRESH_SEED = "c4f9a007"
+"""Drawn when the others had been scored, and something was mended after that: those that look ahead, once more."""
 LIVES_S: dict[Half, tuple[float, float]] = {"tuning": (240, 540), "scoring": (400, 1500)}
 """Of slow deaths."""
 
@@ -194,10 +196,19 @@ HEALTHY: dict[str, tuple[int, int, Draw]] = {
 
 def scenarios(kinds: dict[str, tuple[int, int, Draw]], half: Half) -> list[Scenario]:
     """So many of each kind, numbered."""
-    first = half == "tuning"
+    mark, place = ("t", 0) if half == "tuning" else ("s", 1)
+    return _drawn(((kind, drawn[place], drawn[2]) for kind, drawn in kinds.items()), half, mark, SEEDS[half])
+
+
+def fresh(kinds: dict[str, tuple[int, int, Draw]]) -> list[Scenario]:
+    """As many of those that look ahead as there are for scoring already."""
+    looking = ((kind, count, draw) for kind, (_, count, draw) in kinds.items() if kind.startswith("model-"))
+    return _drawn(looking, "scoring", "f", FRESH_SEED)
+
+
+def _drawn(kinds: Iterable[tuple[str, int, Draw]], half: Half, mark: str, seed: str) -> list[Scenario]:
     return [
-        draw(name, Random(f"{SEEDS[half]} {name}"), half)
-        for kind, (tuned, scored, draw) in kinds.items()
-        for number in range(1, (tuned if first else scored) + 1)
-        for name in [f"{kind}-{'t' if first else 's'}{number}"]
+        draw(name, Random(f"{seed} {name}"), half)
+        for kind, count, draw in kinds
+        for name in (f"{kind}-{mark}{number}" for number in range(1, count + 1))
     ]

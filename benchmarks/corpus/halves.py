@@ -16,6 +16,7 @@ HALVES: dict[Half, tuple[Scenario, ...]] = {
         *drawn.scenarios(drawn.HEALTHY | drawn.LONG | drawn.DYING),
         *soak.SOAK,
         *drawn_again.scenarios(drawn_again.HEALTHY | drawn_again.DYING, "scoring"),
+        *drawn_again.fresh(drawn_again.HEALTHY | drawn_again.DYING),
     ),
 }
 HALF_OF: dict[str, Half] = {each.name: half for half, scenarios in HALVES.items() for each in scenarios}
@@ -26,6 +27,7 @@ MEANT_TO_DIE = {
         *scenarios.DYING,
         *drawn.scenarios(drawn.DYING),
         *(each for half in HALVES for each in drawn_again.scenarios(drawn_again.DYING, half)),
+        *drawn_again.fresh(drawn_again.DYING),
     )
 }
 """One of these that outlives its recording is not kept: nobody knows what it would have come to."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memdash import wire
 from memdash.commands._plan_page import advice, page
-from memdash.commands._planning import as_message, ask, configured, target
+from memdash.commands._planning import TIMEOUT_S, as_message, ask, configured, target
 from memdash.errors import MemdashError
 
 if TYPE_CHECKING:
@@ -29,19 +29,25 @@ class Before(NamedTuple):
 def before_start(config: RunConfig, path: Path, *, asks: bool) -> Before:
     """Plan for a few seconds, and say what comes of it; without a plan the run is started all the same."""
     try:
-        source, options = target(config)
-        plan = ask(config, path.parent.resolve(), [*options, "--variants", "no"], WAIT_S)
+        plan = plan_of(config, path, WAIT_S)
     except MemdashError as error:
         _say(f"no plan: {error}; starting without")  # what is wrong with the config, the run will say
         return Before(goes_on=True, message=None)
-    simulated = ", simulated" if config.device.kind == "simulated" else ""
-    plan["room"]["source"] = (source or plan["room"]["source"]) + simulated
-    plan["config"] = str(path)
     message = as_message(plan, list(advice(plan)))
     _say(message.headline)
     if configured(plan)["verdict"] != "oom" or not asks:
         return Before(goes_on=True, message=message)
     return Before(goes_on=_asked(plan), message=message)
+
+
+def plan_of(config: RunConfig, path: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """A plan for this machine, without other configs beside it. Raises MemdashError, UsageError."""
+    source, options = target(config)
+    plan = ask(config, path.parent.resolve(), [*options, "--variants", "no"], timeout_s)
+    simulated = ", simulated" if config.device.kind == "simulated" else ""
+    plan["room"]["source"] = (source or plan["room"]["source"]) + simulated
+    plan["config"] = str(path)
+    return plan
 
 
 def _asked(plan: dict[str, Any]) -> bool:

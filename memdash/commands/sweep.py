@@ -121,13 +121,14 @@ class _Sweep:
 
     def _one(self, name: str, config: RunConfig) -> Row:
         """Plan it, run it where it fits, and see what it came to."""
+        from memdash.commands._before_start import plan_of
         from memdash.commands._comparison import Row
 
         plan: dict[str, Any] | None = None
         if self._plans:
             print(f"{name}: looking whether it fits", flush=True)
             try:
-                plan = _plan(config, self._paths[name].parent)
+                plan = plan_of(config, self._paths[name])
             except UsageError as error:
                 print(f"{name}: left out: {_in_a_line(error)}", flush=True)
                 return Row(name, "mistake", why=_in_a_line(error), exit_code=error.exit_code)
@@ -147,24 +148,19 @@ class _Sweep:
     def _train(self, name: str, config: RunConfig, plan: dict[str, Any] | None) -> Row:
         """A run like any other, watched to its end."""
         from memdash.commands._comparison import Row
+        from memdash.commands._plan_page import advice
+        from memdash.commands._planning import as_message
         from memdash.commands._watch import watch_headless
         from memdash.commands.run import create
         from memdash.supervisor.launch import launch_supervisor
 
         began_s = time.time()
         directory = create(self._paths[name], config)
+        if plan is not None:
+            directory.write_plan(as_message(plan, list(advice(plan))))
         launch_supervisor(directory)
         code = watch_headless(directory, since_s=began_s, signals=self._signals, name=name)
         return Row.of_run(name, directory, code, plan)
-
-
-def _plan(config: RunConfig, base: Path) -> dict[str, Any]:
-    from memdash.commands._planning import ask, target
-
-    source, options = target(config)
-    plan = ask(config, base.resolve(), [*options, "--variants", "no"])
-    plan["room"]["source"] = source or plan["room"]["source"]
-    return plan
 
 
 def _in_a_line(error: MemdashError) -> str:

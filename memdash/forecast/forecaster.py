@@ -225,15 +225,14 @@ def _over_time(trend: Trend, capacity_bytes: int, state: RunState, now_s: float)
 
 
 def _over_steps(trend: Trend, capacity_bytes: int, state: RunState) -> _Way:
-    """At a pace between that of the last steps and that of the whole window."""
-    lately = state.step_time_s or 0.0
-    paces = sorted((lately, trend.span_s / trend.steps if trend.steps else lately))
-    pace = (paces[0] + paces[1]) / 2 or 1.0
+    """Likely at a pace between that of the last steps and that of the whole window."""
+    lately = state.step_time_s or trend.paces_s[1]
+    pace = (lately + (trend.span_s / trend.steps if trend.steps else lately)) / 2 or 1.0
+    fastest, slowest = min(pace, trend.paces_s[0] or pace), max(pace, trend.paces_s[1])
     early, likely, late = trend.reach(capacity_bytes, state.step)
     now_bytes = trend.line.value(state.step) + trend.spike_bytes
-    slopes = (trend.line.slope_low, trend.line.slope, trend.line.slope_high)
-    rates = (slopes[0] / (paces[1] or 1.0), slopes[1] / pace, slopes[2] / (paces[0] or 1.0))
-    return _Way(trend, capacity_bytes, now_bytes, (early * paces[0], likely * pace, late * paces[1]), rates)
+    rates = (trend.line.slope_low / slowest, trend.line.slope / pace, trend.line.slope_high / fastest)
+    return _Way(trend, capacity_bytes, now_bytes, (early * fastest, likely * pace, late * slowest), rates)
 
 
 def _trend_outlook(where: Literal["host", "device"], way: _Way, state: RunState, cause: str, rank: int = 0) -> Outlook:

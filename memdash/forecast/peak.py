@@ -135,6 +135,7 @@ class PeakModel:
         spread = [fit.predict(features) for fit in plausible]
         beyond = max(1.0, micro_batch * longest / largest)  # a miss grows with the distance
         steeper = 1 + STEEPER * (beyond - 1)
+        middle = likely if self._fitted >= 2 * FIRST_CELLS else min(spread)  # chance decides which form fits a few best
         error = max(plausible[0].error * beyond, SLACK * likely)
         floor = max(below, default=0.0)  # nobody needs less than a smaller load did
         return Estimate(
@@ -142,7 +143,7 @@ class PeakModel:
             max(floor, likely),
             max(floor, max(max(spread) + error, likely * steeper)),
             seen=beyond == 1.0,
-            middle_bytes=max(floor, likely * (1 + min(steeper, MOST_STEEPER)) / 2),
+            middle_bytes=max(floor, middle * (1 + min(steeper, MOST_STEEPER)) / 2),
         )
 
     def largest_that_fits(self, choices: Sequence[int], longest: int, capacity_bytes: float) -> tuple[int | None, bool]:

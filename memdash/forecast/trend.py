@@ -70,6 +70,8 @@ class Trend:
     """What the floor gained within that time."""
     steps: float
     """How many there were in that time."""
+    paces_s: tuple[float, float]
+    """Seconds a step in the part of it that was the fastest, and in the slowest."""
     to_come_bytes: float
     """What it would still gain if it went on to slow down as it has; infinite where it has not."""
 
@@ -203,7 +205,14 @@ def _growth(buckets: list[_Bucket], floor: list[float], *, over_steps: bool) -> 
         return None
     span_s, steps = buckets[-1].time_s - buckets[0].time_s, buckets[-1].step - buckets[0].step
     spike, every = _spikes(buckets, floor, xs, line)
-    return Trend(line, spike, every, span_s, floor[-1] - floor[0], steps, to_come(floor, line.noise))
+    return Trend(line, spike, every, span_s, floor[-1] - floor[0], steps, _paces_s(buckets), to_come(floor, line.noise))
+
+
+def _paces_s(buckets: list[_Bucket]) -> tuple[float, float]:
+    """Others use the processor, too, and what is to come may be as slow as any part of what has been."""
+    edges = [buckets[round(part * (len(buckets) - 1) / PARTS)] for part in range(PARTS + 1)]
+    paces = [(b.time_s - a.time_s) / (b.step - a.step) for a, b in pairwise(edges) if b.step > a.step]
+    return (min(paces), max(paces)) if paces else (0.0, 0.0)
 
 
 def to_come(floor: list[float], noise: float) -> float:

@@ -74,12 +74,13 @@ class PressureTrigger:
         """For an event loop: this gets readable, the file itself only has priority data."""
         return self._poll.fileno()
 
-    def fired(self) -> bool:
-        """Whether it has since the last call; at most once in a window. Raises OSError when the cgroup has gone."""
-        events = self._poll.poll(0)
-        if any(event & select.EPOLLERR for _, event in events):
+    def look(self) -> None:
+        """When it was readable: that was the alarm, at most one in a window. Raises OSError when the cgroup has gone.
+
+        The kernel forgets an alarm as soon as anybody asks for it, and who waits for `fileno` has asked.
+        """
+        if any(event & select.EPOLLERR for _, event in self._poll.poll(0)):
             raise OSError("the cgroup has gone")
-        return bool(events)
 
     def close(self) -> None:
         """Give it up."""

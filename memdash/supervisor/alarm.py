@@ -41,11 +41,10 @@ class PressureAlarm:
 
     def _look(self, trigger: PressureTrigger) -> None:
         try:
-            fired = trigger.fired()
+            trigger.look()
         except OSError:
             path = self._path
             self.close()
             self._path = path  # not again for the same one
             return
-        if fired:
-            self._rung()
+        self._rung()

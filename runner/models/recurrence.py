@@ -1,4 +1,4 @@
-"""Elman's recurrence and the LSTM's, over whole sequences, in as little memory as their gradients allow.
+"""Elman's recurrence and the LSTM's, over whole sequences, in memory that follows from the shapes alone.
 
 What torch's own take depends on the library below them (on a CPU half as much again for an LSTM), and no plan sees it.
 Here each pass is a loop over the timesteps that writes into tensors made before it, so that there are as many

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,9 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     from runner.randomness import seed_everything
     from runner.spec import read_spec
     from runner.tasks.opening import open_task
+    from runner.tasks.selection import Selection
 
-    spec = read_spec(options.run_dir, options.base_dir)
+    spec = replace(read_spec(options.run_dir, options.base_dir), only_looks=True)
     if spec.config.task.name in BUILT_IN_TASKS:
         import runner.tasks.pretrained  # noqa: F401
     _step_once()
@@ -79,6 +81,8 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     from runner.planning.plan import HostFacts, Planner, Question
 
     returns = "MALLOC_MMAP_THRESHOLD_" in os.environ or getattr(spec.config.memory, "malloc", "default") == "return"
+    whole: Any = task.task if isinstance(task, Selection) else task
+    data_bytes += getattr(whole, "loaded_bytes", 0)  # of what is not loaded here
     host = HostFacts(imports_bytes, data_bytes, returns, options.host, options.host_name)
     room = _room(options, spec.config.device.kind, host)
     gc.freeze()  # each trace collects garbage: what is there by now is none

@@ -37,7 +37,9 @@ class Configuration:
 
     @cached_property
     def micro_batches(self) -> list[int]:
-        """Those that cut the group evenly, and the config's own."""
+        """Those that cut the group evenly, and the config's own; only that where an update in the backward allows no cut."""
+        if self.config.train.optimizer_in_backward:
+            return [self.config.micro_batch]
         sizes = divisors(self.group)
         if len(sizes) > MAX_ROWS:
             sizes = sizes[: MAX_ROWS // 2] + sizes[-MAX_ROWS // 2 :]
@@ -88,7 +90,8 @@ class Configuration:
         alone = 0 < self.slicing.alone_above < length
         size, count = (1, 2) if alone else (micro_batch, self.slices_of(micro_batch))
         if self.slicing.padding in OF_ITEMS:
-            size, length, count = self._items_beside(micro_batch, length), 1, 2
+            size, length = self._items_beside(micro_batch, length), 1
+            count = 2 if self.slicing.padding == "sequential" else count
         held = self.estimator.held_step(size, length, count) + self.room.framework_bytes
         return self.estimator.step(size, length, count), held
 

@@ -109,7 +109,7 @@ class Planner:
     def _isolated(self) -> Configuration | None:
         """As the config, with each outlier in a slice of its own; None where there is none, or each is already."""
         base, statistics = self._base, self._statistics
-        if not statistics.num_outliers or base.slicing.alone_above:
+        if not statistics.num_outliers or base.slicing.alone_above or self._config.train.optimizer_in_backward:
             return None
         slicing = replace(base.slicing, alone_above=statistics.longest_usual)
         return Configuration(self._config, slicing, self._room, base.estimator)

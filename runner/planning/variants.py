@@ -79,7 +79,7 @@ def variants(base: Configuration, half: str, trace: Trace) -> list[dict[str, Any
                 "share": worst_bytes / base.worst_bytes(micro_batch) - 1,
                 "verdict": other.verdict(micro_batch),
                 "largest": other.largest,
-                "smallest_bytes": other.worst_bytes(1),
+                "smallest_bytes": other.worst_bytes(other.micro_batches[0]),
                 "cpu_s": round(time.process_time() - began_s, 3),
             }
         )
@@ -92,11 +92,18 @@ def choices(base: Configuration, isolated: Configuration | None, rows: list[dict
     Fastest = nothing computed twice, if that fits, then the fewest slices a step, then the fewest changes: an estimate.
     """
     ways: list[tuple[dict[str, Any], bool, int | None, int]] = [
-        ({}, base.config.train.gradient_checkpointing, base.largest, base.worst_bytes(1))
+        ({}, base.config.train.gradient_checkpointing, base.largest, base.worst_bytes(base.micro_batches[0]))
     ]
     if isolated is not None:
         keys = {"data.outlier_length": isolated.slicing.alone_above, "data.outliers": "isolate"}
-        ways.append((keys, base.config.train.gradient_checkpointing, isolated.largest, isolated.worst_bytes(1)))
+        ways.append(
+            (
+                keys,
+                base.config.train.gradient_checkpointing,
+                isolated.largest,
+                isolated.worst_bytes(isolated.micro_batches[0]),
+            )
+        )
     ways += [(r["keys"], r["recomputes"], r["largest"], r["smallest_bytes"]) for r in rows if r["trains_alike"]]
     fitting = [way for way in ways if way[2] is not None]
     if not fitting:
@@ -105,5 +112,5 @@ def choices(base: Configuration, isolated: Configuration | None, rows: list[dict
     smallest = min(fitting, key=lambda way: (way[3], len(way[0])))
     return {
         "fastest": {"keys": fastest[0], "micro_batch": fastest[2], "recomputes": fastest[1]},
-        "smallest": {"keys": smallest[0], "micro_batch": 1, "bytes": smallest[3]},
+        "smallest": {"keys": smallest[0], "micro_batch": base.micro_batches[0], "bytes": smallest[3]},
     }

@@ -46,7 +46,9 @@ class AspectModel(nn.Module):
         self.questions = nn.Embedding(len(PASSES), hidden)
         self.marks = nn.Embedding(2, hidden)
         self.numbers = nn.Embedding(MAX_ITEMS, hidden)
-        self.spans = nn.ModuleList(nn.Linear(hidden, 2) for _ in SPAN_PASSES)
+        self.spans = nn.ModuleList(
+            nn.Linear(hidden, 2, bias=False) for _ in SPAN_PASSES
+        )  # a softmax over places cancels it
         self.scores = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(2))
         self.category = nn.Linear(hidden, num_categories)
         for module in (self.questions, self.marks, self.numbers):

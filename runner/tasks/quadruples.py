@@ -47,6 +47,8 @@ class Example:
 def read_quadruples(spec: Spec) -> list[Example]:
     """All examples that the config asks for. Raises UsageError with file and line."""
     data = spec.config.data
+    if data.where:
+        raise UsageError(f"data.where = {data.where}: quadruples have no columns to choose by")
     if data.source == "aspects":
         examples = [_example(record, number, "aspects") for number, record in enumerate(make_aspects(), 1)]
     else:

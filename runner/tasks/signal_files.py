@@ -35,13 +35,24 @@ class Target:
 class SignalFile:
     """Reads one example at a time. A forked process may read through the same object."""
 
-    def __init__(self, path: Path, *, memory_map: bool, budget_bytes: int = 0) -> None:
-        """Raises UsageError for what is not such a file, or would not fit `budget_bytes` of host memory (0 = any)."""
+    def __init__(self, path: Path, *, memory_map: bool, budget_bytes: int = 0, only_looks: bool = False) -> None:
+        """Raises UsageError for what is not such a file, or would not fit `budget_bytes` of host memory (0 = any).
+
+        One that `only_looks` maps what is to be loaded.
+        """
         self.path = path
         mapped = _open(path)
         self.shape: tuple[int, int, int] = mapped.shape
         self._map: mmap.mmap | None = None
-        if memory_map:
+        self.loaded_bytes = 0 if memory_map else mapped.nbytes
+        """What of it is in memory for the whole run."""
+        if budget_bytes and self.loaded_bytes > budget_bytes:
+            raise UsageError(
+                f"data.memory_map = false: {path} holds {format_bytes(mapped.nbytes)}, more than "
+                f"memory.host_budget = {format_bytes(budget_bytes)}",
+                hint="memory_map = true reads each example when it is wanted",
+            )
+        if memory_map or only_looks:
             with open(path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             # Pages that are read in order are not counted as used again and again, as those of a working set are.
@@ -49,12 +60,6 @@ class SignalFile:
             self._offset = mapped.offset
             self._array: Array = np.ndarray(mapped.shape, mapped.dtype, self._map, self._offset)
             return
-        if budget_bytes and mapped.nbytes > budget_bytes:
-            raise UsageError(
-                f"data.memory_map = false: {path} holds {format_bytes(mapped.nbytes)}, more than "
-                f"memory.host_budget = {format_bytes(budget_bytes)}",
-                hint="memory_map = true reads each example when it is wanted",
-            )
         self._array = np.load(path, allow_pickle=False)
         for index in range(self.shape[0]):
             self._check(index, self._array[index])

@@ -45,7 +45,7 @@ class SignalToText:
         if spec.config.model.pretrained:
             raise UsageError("model.pretrained: signal-to-text trains its own model from random weights")
         self._fields = read_fields(Fields, spec.config.model.config, "model.config", self.name)
-        self.channels, targets, self._read = _open(spec)
+        self.channels, targets, self._read, self.loaded_bytes = _open(spec)
         if data.max_examples:
             del targets[data.max_examples :]
         train, validation = hold_out(len(targets), data.validation_fraction, spec.config.run.seed)
@@ -128,15 +128,20 @@ def _before(words: Tensor) -> Tensor:
     return torch.cat([start, words[:, :-1]], dim=1)
 
 
-def _open(spec: Spec) -> tuple[int, list[Target], Callable[[int, int], Floats]]:
-    """The number of channels, the texts, and what reads a signal."""
+def _open(spec: Spec) -> tuple[int, list[Target], Callable[[int, int], Floats], int]:
+    """The number of channels, the texts, what reads a signal, and the bytes of all that is in memory for that."""
     config, data = spec.config, spec.config.data
     if data.source == BUILT_IN_SIGNALS:
         shape = read_fields(Shape, config.task.options, "task.options", f"data.source = {data.source!r}")
         made = MadeSignals(config.run.seed, shape)
         targets = [Target(made.text(index), shape.timesteps) for index in range(shape.examples)]
-        return shape.channels, targets, lambda index, _timesteps: made.signal(index)
+        return shape.channels, targets, lambda index, _timesteps: made.signal(index), 0
     budget = config.memory.host_budget
-    budget_bytes = parse_bytes(budget) if budget else 0
-    file = SignalFile(spec.path(data.source), memory_map=data.memory_map, budget_bytes=budget_bytes)
-    return file.shape[1], read_targets(spec.path(data.targets), file.shape, data.text_column), file.read
+    file = SignalFile(
+        spec.path(data.source),
+        memory_map=data.memory_map,
+        budget_bytes=parse_bytes(budget) if budget else 0,
+        only_looks=spec.only_looks,
+    )
+    targets = read_targets(spec.path(data.targets), file.shape, data.text_column)
+    return file.shape[1], targets, file.read, file.loaded_bytes

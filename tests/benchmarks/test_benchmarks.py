@@ -156,6 +156,8 @@ def test_what_is_not_measured_has_no_verdict() -> None:
 def test_strategies() -> None:
     rows = run("strategies")
     assert_measured(rows)
-    ratios = {line["figure"]: line["ratio"] for line in rows}
+    ratios = {line["figure"]: line["ratio"] for line in rows if line["ratio"] is not None}
     assert ratios["checkpoint: light bf16, bytes"] < 0.25
-    assert max(ratios.values()) <= 1  # no strategy takes more than what it is to spare
+    # no strategy takes more bytes than what it is to spare
+    assert max(ratio for figure, ratio in ratios.items() if figure.endswith("bytes")) <= 1
+    assert ratios["worst peak above the weights: items laid out flat, bytes"] < 0.5

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import _traces
 from benchmarks._alarms import Tick, Window, predict_linear
-from benchmarks._forecast_score import score
+from benchmarks._forecast_score import Score, score
+from benchmarks._peers import peers
 from benchmarks._traces import Fate, Trace
 from memdash import wire
 
@@ -96,6 +97,25 @@ def test_a_score_by_hand():
     assert result.lead_steps == [0, 14, 16]
     assert result.num_alarms == 2
     assert result.alarms_per_hour == pytest.approx(2 / (20 / 3600))
+
+
+@pytest.mark.parametrize(("alarms", "hours", "most"), [(0, 30, 0.0999), (0, 3, 0.999), (1, 30, 0.158), (5, 10, 1.05)])
+def test_how_often_alarms_may_be_false_though_few_were_seen(alarms, hours, most):
+    """Poisson: of no alarm in 30 hours, a rate of 0.1 an hour shows once in twenty times."""
+    assert Score(num_alarms=alarms, healthy_s=hours * 3600.0).most_alarms_per_hour == pytest.approx(most, rel=0.01)
+
+
+def test_a_peer_is_as_careful_as_it_can_be():
+    """Growth that stops is no alarm for a rule that holds it for long; the setting is chosen on one half only."""
+    stops = falling(5, 40)
+    last = [host(40 + index / 2, 400 * MIB // 2, 1000 * MIB) for index in range(240)]
+    healthy = Trace("stops", 1000.0, Fate("", "", 1160.0, 1), [*stops.messages, *last])
+    leak = falling(5, 190)
+    dying = Trace("leak", 1000.0, Fate("host", "", 1190.0, 1), leak.messages)
+    found = {peer.name.partition(";")[0]: peer.score for peer in peers([healthy, dying], [dying], 1.0, quick=True)}
+    usual, careful = list(found.values())[:2]
+    assert usual.recall == careful.recall == 1
+    assert usual.lead_s[0] > careful.lead_s[0] > 0
 
 
 def test_the_halves_have_no_trace_in_common():

@@ -144,7 +144,7 @@ def a_plan(verdict: str = "unknown", **changes: Any) -> dict[str, Any]:
     plan = {
         "config": "x.toml",
         "model": {"parameters": 100, "trainable": 10},
-        "data": {**data, "ways": ways, "policy": "batch", "source": "reviews.csv"},
+        "data": {**data, "ways": ways, "policy": "batch", "source": "reviews.csv", "passes": []},
         "steps": 5,
         "group": 2,
         "configured": 2,

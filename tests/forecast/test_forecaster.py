@@ -102,6 +102,23 @@ def test_a_device_leak_is_named():
     assert "kept from step to step" in outlook.text
 
 
+def test_of_many_ranks_each_is_looked_at_in_its_turn():
+    """And one that others slow down is told a time that spans the paces that were seen."""
+    run, late = Run(), []
+    for number in range(1, 401):
+        run.state = msgspec.structs.replace(run.state, step=number)
+        time_s = 1000 + number * 0.5 + 0.25 * max(0, number - 300)
+        for rank in range(8):
+            report = run.report(number, time_s, 40.0 + number * (rank == 5), 64)
+            run.forecaster.step(msgspec.structs.replace(report, rank=rank), run.state)
+        late.append(run.forecaster.forecast(run.state, time_s).outlooks)
+    assert {outlook.rank for outlooks in late for outlook in outlooks} == {5}
+    (outlook,) = late[-1]
+    left = (512 - 440 - 9) / 1.0
+    assert outlook.in_low_s <= left * 0.5 * 1.1
+    assert outlook.in_high_s >= left * 0.75 * 0.9
+
+
 def test_the_step_that_will_not_fit_is_named_before_it_comes():
     run = Run()
     coming = wire.ComingGroups(

@@ -228,3 +228,13 @@ def test_what_grows_with_every_step_is_fitted_over_steps():
     assert trend is not None
     assert trend.line.slope == pytest.approx(1.0, rel=0.02)
     assert trend.reach(600, 399)[1] == pytest.approx(101, rel=0.05)
+
+
+def test_the_fastest_and_the_slowest_part_are_kept():
+    floor, time_s = Floor(over_steps=True), 0.0
+    for step in range(600):
+        time_s += 0.4 if step % 200 < 60 else 0.2
+        floor.add(time_s, step, 100 + step)
+    fastest, slowest = floor.trend().paces_s
+    assert fastest == pytest.approx(0.2, rel=0.15)
+    assert slowest == pytest.approx(0.4, rel=0.15)

@@ -38,5 +38,5 @@ async def test_states(start_run, watch):
         "running",
         "finished",
     ]
-    assert msgspec.structs.replace(states[-1], heard_s=last.heard_s) == last
+    assert msgspec.structs.replace(states[-1], heard_s=last.heard_s, sampled_s=last.sampled_s) == last
     assert next(state for state in states if state.status == "paused").step == 200

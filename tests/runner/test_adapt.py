@@ -122,6 +122,19 @@ def test_a_frozen_encoder_costs_its_weights_and_nothing_else(tmp_path: Path) -> 
     assert frozen.peak_bytes - frozen.start_bytes < 0.5 * (full.peak_bytes - full.start_bytes)
 
 
+def test_each_layer_that_is_trained_costs_its_share(tmp_path: Path) -> None:
+    """State, gradients and activations, from none of the layers to all of them."""
+    trials = [
+        run(tmp_path / str(count), model={"freeze": "encoder", "trained_layers": count}, train={"max_steps": 2})
+        for count in range(0, LAYERS + 1, 2)
+    ]
+    states = [trial.state_bytes for trial in trials]
+    steps = [trial.peak_bytes - trial.start_bytes for trial in trials]
+    assert states[1] - states[0] == states[2] - states[1] > 0
+    assert steps[0] < steps[1] < steps[2]
+    assert steps[2] - steps[1] == pytest.approx(steps[1] - steps[0], rel=0.5)
+
+
 def test_a_frozen_encoders_head_learns(tmp_path: Path) -> None:
     train = {"max_steps": 12, "learning_rate": 1e-2, "schedule": "constant"}
     losses = run(tmp_path / "frozen", model={"freeze": "encoder"}, train=train).losses

@@ -16,7 +16,8 @@ from memdash.errors import UsageError
 from runner.in_backward import InBackward
 from runner.oom import OutOfMemoryStop
 from runner.optimizer import make_optimizer, state_bytes
-from runner.planning.plan import Planner, Room
+from runner.planning.plan import Planner, Question
+from runner.planning.room import Room
 from runner.simulated import NativeLimiter, SimulatedDevice
 from runner.spec import Spec
 from runner.tasks.opening import open_task
@@ -156,7 +157,9 @@ def test_it_learns() -> None:
 def test_the_plan_knows_it(tmp_path: Path) -> None:
     trial = run(tmp_path / "run", train={"max_steps": 5, **EIGHT_BIT})
     task = open_task(Spec(trial.loop._config, trial.run_dir, tmp_path), None)
-    plan = Planner(task, task.build_model(), trial.loop._config, Room(1 << 40)).plan()
+    plan = Planner(task, task.build_model(), trial.loop._config, Room(1 << 40), Question(variants=False)).plan()
+    held = {t.data_ptr(): t.nbytes for t in trial.loop._state._optimizer_tensors().values()}
+    assert plan["rows"][-1]["terms"]["optimizer state"] == pytest.approx(sum(held.values()), rel=0.01)
     assert plan["rows"][-1]["worst_bytes"] == pytest.approx(trial.peak_bytes, rel=0.001)
 
 

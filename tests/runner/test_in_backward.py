@@ -18,7 +18,8 @@ from runner.in_backward import InBackward
 from runner.launch import prepare
 from runner.oom import OutOfMemoryStop
 from runner.optimizer import make_optimizer
-from runner.planning.plan import Planner, Room
+from runner.planning.plan import Planner, Question
+from runner.planning.room import Room
 from runner.simulated import NativeLimiter, SimulatedDevice
 from runner.spec import Spec
 from runner.tasks.opening import open_task
@@ -214,5 +215,7 @@ def test_what_contradicts_it_is_told() -> None:
 def test_the_plan_knows_it(tmp_path: Path) -> None:
     trial = run(tmp_path / "run", train={"max_grad_norm": 0.0, "max_steps": 5, **IN})
     task = open_task(Spec(trial.loop._config, trial.run_dir, tmp_path), None)
-    plan = Planner(task, task.build_model(), trial.loop._config, Room(1 << 40)).plan()
-    assert plan["rows"][-1]["worst_bytes"] == pytest.approx(trial.peak_bytes, rel=0.001)
+    planner = Planner(task, task.build_model(), trial.loop._config, Room(1 << 40), Question(variants=False))
+    (row,) = planner.plan()["rows"]  # nothing smaller is offered
+    assert row["worst_bytes"] == pytest.approx(trial.peak_bytes, rel=0.001)
+    assert planner._base.estimator.phase("commit", 8, max(task.train_lengths)).terms["gradients"] == 0

@@ -149,6 +149,7 @@ def test_light_ones_may_be_smaller(toy_run: Make, precision: str, dtype: torch.d
         assert torch.equal(cast[name], tensor.to(wanted))
     sizes = [(path / "model.safetensors").stat().st_size for path in (full, light)]
     assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[1] == pytest.approx(sum(f.stat().st_size for f in full.glob("*.safetensors")) / 6, rel=0.2)
     need_bytes = loop._state.need_bytes("light", dtype)
     assert need_bytes <= sizes[1] < need_bytes + 2000
     again, _ = start(run_dir)

@@ -167,6 +167,9 @@ def test_what_will_not_fit_the_budget_is_refused_before_it_is_loaded(tmp_path: P
     with pytest.raises(UsageError, match=r"signals.npy holds 15.5 GiB, more than memory.host_budget = 2.00 GiB"):
         SignalFile(path, memory_map=False, budget_bytes=2 << 30)
     assert SignalFile(path, memory_map=True, budget_bytes=2 << 30).read(0, 5500).any()
+    looked = SignalFile(path, memory_map=False, only_looks=True)
+    assert looked.loaded_bytes == 7200 * 105 * 5500 * 4
+    assert looked.read(0, 5500).any()
 
 
 def test_signals_are_not_written_where_there_is_no_room(tmp_path: Path) -> None:

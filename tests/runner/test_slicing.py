@@ -16,7 +16,7 @@ from runner.groups import Groups
 from runner.slicing import Slicing
 from runner.spec import Spec
 from runner.tasks.opening import open_task
-from tests.runner.strategies import BERT, assert_same_checkpoint, run
+from tests.runner.strategies import BERT, Trial, assert_same_checkpoint, run
 from tests.runner.test_loop import Meddling, prepared
 from tests.runner.test_tasks import TINY
 
@@ -141,6 +141,43 @@ def test_padding_further_takes_more_and_trains_the_same(tmp_path: Path, outlier:
             if wide > 1.02 * lean
         }
         assert more | {with_outlier} == steps | {with_outlier}
+
+
+def activations(trial: Trial) -> int:
+    """At most in a step: without weights, optimizer state and, where a step has several slices, the gradients so far."""
+    parameters = trial.loop._state.model.parameters()
+    gradients = sum(4 * p.numel() for p in parameters) if trial.loop._step.split.grad_accum_steps > 1 else 0
+    return trial.peak_bytes - trial.start_bytes - gradients
+
+
+def test_activations_go_down_with_the_slice_and_the_training_stays(tmp_path: Path) -> None:
+    data = {"padding": "global", "max_length": 32}
+    whole, half, quarter = (
+        run(tmp_path / str(size), model=STILL, train={"micro_batch": size, "max_steps": 2}, data=data)
+        for size in (8, 4, 2)
+    )
+    assert activations(half) == pytest.approx(activations(whole) / 2, rel=0.15)
+    assert activations(quarter) == pytest.approx(activations(whole) / 4, rel=0.15)
+    for trial in (half, quarter):
+        assert trial.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+def test_activations_go_down_with_the_length(tmp_path: Path) -> None:
+    long, short = (
+        run(tmp_path / str(n), data={"padding": "global", "max_length": n}, train={"max_steps": 2}) for n in (32, 16)
+    )
+    assert max(short.loop._step.lengths) <= 16 < 30 < max(long.loop._step.lengths)
+    assert activations(short) < 0.6 * activations(long)
+
+
+def test_buckets_lower_the_usual_step_and_not_the_worst(tmp_path: Path, outlier: dict[str, Any]) -> None:
+    usual, worst = {}, {}
+    for padding in ("batch", "bucket"):
+        trial = run(tmp_path / padding, data={**outlier, "padding": padding}, train={"global_batch": 4, "max_steps": 8})
+        peaks = sorted(peak - trial.start_bytes for peak in trial.session.peaks)
+        usual[padding], worst[padding] = sum(peaks[:-1]) / (len(peaks) - 1), peaks[-1]
+    assert usual["bucket"] < 0.97 * usual["batch"]
+    assert worst["bucket"] == pytest.approx(worst["batch"], rel=0.05)
 
 
 @pytest.mark.parametrize("data", [{"padding": "bucket"}, {"outlier_length": 16}, {"padding": "global"}], ids=str)

@@ -22,23 +22,20 @@ class FakeTrigger(PressureTrigger):
         self.kernel = socket.create_connection(listener.getsockname())
         self.ours, _ = listener.accept()
         listener.close()
+        self.gone = False
         self._file = self.ours.detach()
         self._poll = told_of(self._file)
 
     def ring(self) -> None:
         self.kernel.send(b"!", socket.MSG_OOB)
 
-    def heard(self) -> None:
+    def look(self) -> None:
         """The kernel's own is over once it was told; a socket's stays until it is read."""
+        if self.gone:
+            raise OSError("the cgroup has gone")
         with socket.socket(fileno=self._file) as ours:
             ours.recv(1, socket.MSG_OOB)
             self._file = ours.detach()
-
-    def fired(self) -> bool:
-        fired = super().fired()
-        if fired:
-            self.heard()
-        return fired
 
     def close(self) -> None:
         super().close()
@@ -79,6 +76,19 @@ async def test_another_attempt_has_another_file_and_none_when_nothing_runs():
     await asyncio.wait_for(listener.rung.get(), 20)
     listener.alarm.follow(None)
     listener.alarm.close()
+
+
+async def test_a_cgroup_that_has_gone_rings_no_more(monkeypatch):
+    listener, closed = Listener(), asyncio.Event()
+    close = listener.alarm.close
+    monkeypatch.setattr(listener.alarm, "close", lambda: (close(), closed.set()))
+    listener.alarm.follow(FILE)
+    listener.made[0].gone = True
+    listener.made[0].ring()
+    await asyncio.wait_for(closed.wait(), 20)
+    assert listener.rung.empty()
+    listener.alarm.follow(FILE)  # the next slow beat
+    assert len(listener.made) == 1
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(22, "window"), AttributeError("no epoll here")])

@@ -41,7 +41,7 @@ class Page(Dialog[None]):
     def on_mount(self) -> None:
         """From the top, and again every second."""
         self.query_one(LinePane).focus()
-        self.draw()
+        self.call_after_refresh(self.draw)  # before it, no line is wide enough for more than a word
         self.set_interval(REDRAW_S, self.draw)
 
     def draw(self) -> None:
