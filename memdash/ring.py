@@ -7,6 +7,7 @@ written over, and their numbers tell the reader how many.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import mmap
@@ -60,8 +61,9 @@ class RingWriter:
         self.descriptor: int | None = None
         """What the supervisor can open; None where this system knows no such memory."""
         if hasattr(os, "memfd_create"):
-            self.descriptor = os.memfd_create("memdash-samples", os.MFD_CLOEXEC)
+            self.descriptor = os.memfd_create("memdash-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.descriptor, _SIZE)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self.memory = mmap.mmap(-1 if self.descriptor is None else self.descriptor, _SIZE)
         self.memory[:] = bytes(_SIZE)  # all pages now, and not one by one in steps to come
         self.memory[: len(_MAGIC)] = _MAGIC
@@ -147,7 +149,8 @@ class RingReader:
         """Look into the memory of another process of this user. Raises OSError, MalformedMessage."""
         opened = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            if os.fstat(opened).st_size != _SIZE:
+            # Memory that its owner can still shrink would end its reader by SIGBUS.
+            if os.fstat(opened).st_size != _SIZE or not fcntl.fcntl(opened, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
                 raise MalformedMessage("not a ring of ours")
             return cls(mmap.mmap(opened, _SIZE), rank)
         finally:

@@ -150,6 +150,21 @@ def test_what_is_no_ring_is_refused():
         os.close(write_end)
 
 
+def test_memory_that_its_owner_could_take_away_is_not_looked_into():
+    """Reading a page that is gone ends the reader by SIGBUS."""
+    writer = RingWriter()
+    assert writer.descriptor is not None
+    with pytest.raises(OSError, match="not permitted"):
+        os.ftruncate(writer.descriptor, 0)
+    loose = os.memfd_create("loose")
+    try:
+        os.write(loose, writer.memory[:])
+        with pytest.raises(MalformedMessage, match="not a ring"):
+            RingReader.of(os.getpid(), loose, 0)
+    finally:
+        os.close(loose)
+
+
 @pytest.mark.parametrize(
     ("at", "data"),
     [
