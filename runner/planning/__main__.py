@@ -76,8 +76,8 @@ def _plan(options: argparse.Namespace) -> dict[str, Any]:
     data_bytes = max(0, resident_bytes() - imports_bytes)
     with NoValues():
         model = task.build_model()
-    if not spec.config.model.pretrained:  # else it has grown by the weights
-        imports_bytes = resident_bytes() - data_bytes
+    weights_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    imports_bytes = max(imports_bytes, resident_bytes() - data_bytes - weights_bytes)  # the model's own code
     from runner.planning.plan import HostFacts, Planner, Question
 
     returns = "MALLOC_MMAP_THRESHOLD_" in os.environ or getattr(spec.config.memory, "malloc", "default") == "return"
