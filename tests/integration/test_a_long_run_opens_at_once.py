@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from math import nan
 
 from memdash import wire
 from memdash.store.run_directory import RunDirectory
@@ -21,7 +22,7 @@ def recorded(directory: RunDirectory) -> list[wire.SeriesHistory]:
             if record.stem == "host":
                 history.host(row["time_s"], row)
             elif record.stem.startswith("rank-"):
-                history.rank(0, row["time_s"], row)
+                history.load(record.stem, {name: [nan if value is None else value] for name, value in row.items()})
     return by_series(history.messages())
 
 
