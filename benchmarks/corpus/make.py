@@ -171,6 +171,8 @@ def record(scenario: Scenario) -> str:
     outcome = f"{trace.fate.died_of or 'healthy'} after {trace.seconds:.0f} s, step {trace.fate.step}"
     if trace.name in MEANT_TO_DIE and not trace.fate.died_of:
         return f"{trace.name}: {outcome}: not kept, for it was dying"
+    if trace.fate.step <= 1:
+        return f"{trace.name}: {outcome}: not kept, for it never trained"
     size = save(trace, HALF_OF[trace.name]).stat().st_size
     return f"{trace.name}: {outcome}, {size} bytes ({trace.fate.how})"
 
