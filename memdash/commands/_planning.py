@@ -69,7 +69,8 @@ class Target(NamedTuple):
 
 def target(config: RunConfig, *, gpu: str = "", capacity: str = "") -> Target:
     """A card, a size, or what the config and this machine say. Raises UsageError."""
-    free_bytes, ceiling = host_memory()
+    budget = config.memory.host_budget
+    free_bytes, ceiling = host_memory(parse_bytes(budget) if budget else 0)
     told = ["--host", str(free_bytes), "--host-name", ceiling]
     if gpu:
         card = GPUS[gpu]
@@ -89,8 +90,11 @@ def target(config: RunConfig, *, gpu: str = "", capacity: str = "") -> Target:
     return Target("", [option for option in told if option != "--gpu"])
 
 
-def host_memory() -> tuple[int, str]:
-    """What is free of this machine's memory now, under the ceiling that will be hit first, and that ceiling's name."""
+def host_memory(budget_bytes: int = 0) -> tuple[int, str]:
+    """What a training process may take of this machine's memory now, and the ceiling that will be hit first, in words.
+
+    `budget_bytes` is the user's own ceiling for it; 0 = none.
+    """
     from memdash.host.ceilings import binding, find_ceilings
     from memdash.host.process_tree import ProcessTree
 
@@ -99,7 +103,10 @@ def host_memory() -> tuple[int, str]:
     reading = tree.read()
     tree.close()
     first = binding(find_ceilings(), reading)
-    return max(1, first.limit_bytes - first.fill(reading).used_bytes), first.source
+    free_bytes = max(1, first.limit_bytes - first.fill(reading).used_bytes)
+    if 0 < budget_bytes < free_bytes:
+        return budget_bytes, "memory.host_budget"
+    return free_bytes, f"free of {first.source}"
 
 
 def ask(config: RunConfig, base: Path, options: Sequence[str], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:

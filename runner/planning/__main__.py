@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", action="store_true", help="it is a GPU's, whichever device this machine has")
     parser.add_argument("--framework", type=int, default=0, help="bytes of a GPU that CUDA itself takes")
     parser.add_argument("--half", default="bf16", help="the half precision that suits the device")
-    parser.add_argument("--host", type=int, default=0, help="bytes of host memory that are free")
+    parser.add_argument("--host", type=int, default=0, help="bytes of host memory that the training process may take")
     parser.add_argument("--host-name", default="", help="what limits them")
     parser.add_argument("--variants", choices=("no", "auto", "yes"), default="auto", help="trace other configs, too")
     options = parser.parse_args(arguments)
@@ -119,7 +119,7 @@ def _room(options: argparse.Namespace, kind: str, host: HostFacts) -> Room:
         raise UsageError('device.kind = "cuda": torch finds no CUDA device here', hint=hint)
     mine = host.imports_bytes + host.data_bytes  # what the training process will have, too
     holder = "returned" if host.returns else "malloc"
-    return Room(options.host + mine if options.host else None, mine, source=options.host_name, holder=holder)
+    return Room(options.host or None, mine, source=options.host_name, holder=holder)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,14 @@ class PhasePrecision(Precision):
         self._device.recorder.enter("commit")
         super().unscale(optimizer)
 
+    def step(self, optimizer: Optimizer) -> bool:
+        """Whether a gradient overflows only a fused update need not ask; for another it is taken that none does."""
+        if all(group.get("fused") for group in optimizer.param_groups):
+            return super().step(optimizer)
+        optimizer.step()
+        self.rewind()
+        return True
+
 
 def fake_mode() -> FakeTensorMode:
     """One that takes real tensors among fake ones as they are."""

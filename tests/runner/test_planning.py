@@ -149,6 +149,19 @@ def test_the_terms_are_what_they_say() -> None:
     assert estimate.phase("commit", 8, 128).terms["activations"] < 1000  # the loss
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [("adafactor", "for-loop"), ("adamw", "for-loop"), ("adamw", "fused"), ("sgd", "foreach")],
+    ids="-".join,
+)
+def test_fp16_is_traced_with_each_optimizer(optimizer: tuple[Any, Any]) -> None:
+    train = TrainSection(precision="fp16", optimizer=optimizer[0], optimizer_impl=optimizer[1])
+    tracer = Tracer(Deciding(), Deciding().build_model(), train)
+    once, again = (tracer.trace(2, 0) for _ in range(2))
+    assert once.script.peak("commit", np.array(once.sizes)).terms["gradients"] == 200 * 16 * 4
+    assert again.script == once.script
+
+
 def test_what_a_forward_lets_go_is_temporary() -> None:
     peak = estimator(Wasteful(), TrainSection())[0].phase("first", 2, 128)
     large = 50 * 2 * 128 * 16 * 4
