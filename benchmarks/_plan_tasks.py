@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,30 +26,32 @@ from runner.tasks.opening import open_task
 from runner.tasks.protocol import Task
 from runner.training_state import Progress, TrainingState
 
-TEXTS = {
-    "task": {"name": "text-classification"},
-    "data": {"source": "python-docs", "max_length": 64, "vocab_size": 2000, "max_examples": 300},
-}
-ASPECTS = {
-    "task": {"name": "aspects"},
-    "model": {
-        "config": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 256}
-    },
-    "data": {"source": "aspects", "max_length": 112, "vocab_size": 1000},
-}
-
 
 @dataclass(frozen=True)
 class Workload:
-    """A config, and how many of its lengths are measured at which micro-batches."""
+    """A config, and the micro-batches at which it is measured."""
 
     keys: dict[str, dict[str, Any]]
     batches: Sequence[int]
 
 
-def baseline(architecture: str) -> dict[str, dict[str, Any]]:
-    """A text classifier from scratch."""
-    return {**TEXTS, "model": {"architecture": architecture}}
+def baseline(architecture: str, longest: int) -> dict[str, dict[str, Any]]:
+    """A text classifier from scratch; `longest` in tokens."""
+    return {
+        "task": {"name": "text-classification"},
+        "model": {"architecture": architecture},
+        "data": {"source": "python-docs", "max_length": longest, "vocab_size": 2000, "max_examples": 300},
+    }
+
+
+def aspects(layers: int) -> dict[str, dict[str, Any]]:
+    """Of 1 to 26 items."""
+    sizes = {"num_hidden_layers": layers, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 256}
+    return {
+        "task": {"name": "aspects"},
+        "model": {"config": sizes},
+        "data": {"source": "aspects", "max_length": 112, "vocab_size": 1000},
+    }
 
 
 def signals(timesteps: int) -> dict[str, dict[str, Any]]:
@@ -65,10 +68,16 @@ def signals(timesteps: int) -> dict[str, dict[str, Any]]:
 
 def workloads(quick: bool) -> dict[str, Workload]:
     """By name."""
-    batches = (1, 4) if quick else (1, 2, 4, 8, 16)
-    found = {name: Workload(baseline(name), batches) for name in ("rnn", "lstm", "transformer")}
-    found["aspects"] = Workload(ASPECTS, (1, 2) if quick else (1, 2, 4, 8))
-    for timesteps in (250,) if quick else (250, 1000, 2750):
+    if quick:
+        return {
+            "lstm": Workload(baseline("lstm", 24), (1, 4)),
+            "aspects": Workload(aspects(1), (1, 2)),
+            "signal-to-text, 250 timesteps": Workload(signals(250), (1, 4)),
+        }
+    batches = (1, 2, 4, 8, 16)
+    found = {name: Workload(baseline(name, 64), batches) for name in ("rnn", "lstm", "transformer")}
+    found["aspects"] = Workload(aspects(2), (1, 2, 4, 8))
+    for timesteps in (250, 1000, 2750):
         found[f"signal-to-text, {timesteps:,} timesteps"] = Workload(signals(timesteps), batches)
     return found
 
@@ -125,10 +134,11 @@ def plan_all(quick: bool) -> dict[str, Planned]:
 
 
 def task_rows(plans: dict[str, Planned], device: SimulatedDevice) -> list[Row]:
-    """The worst of each, beside the aim."""
+    """Median and worst of each, beside the aims."""
     rows = []
     for name, planned in plans.items():
-        worst = max(map(abs, errors(planned, device)))
-        figure = f"{name}: error of the peak over {len(planned.points)} sizes, worst %"
-        rows.append(row(figure, worst, 1, "aim", "ours", "<=", 1.0))
+        off = [abs(error) for error in errors(planned, device)]
+        figure = f"{name}, {len(off)} sizes: error of the peak"
+        rows.append(row(f"{figure}, median %", statistics.median(off), 0.1, "aim", "ours", "<=", 0.1))
+        rows.append(row(f"{figure}, worst %", max(off), 1, "aim", "ours", "<=", 1.0))
     return rows

@@ -107,7 +107,9 @@ def needs(layer: Layer) -> Needs:
     with unset_fake_temporarily():
         small, large = _passes(layer, TIMESTEPS), _passes(layer, 2 * TIMESTEPS)
     steps = BATCH * TIMESTEPS
-    return Needs(*(Taken(2 * less - more, round((more - less) / steps)) for less, more in zip(small, large, strict=True)))
+    return Needs(
+        *(Taken(2 * less - more, round((more - less) / steps)) for less, more in zip(small, large, strict=True))
+    )
 
 
 def _passes(layer: Layer, timesteps: int) -> tuple[int, int, int]:
