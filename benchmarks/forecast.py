@@ -30,7 +30,7 @@ COSTLY = "device-graphs-random"
 """A leak, lengths and an order to come: every question is asked."""
 RANKS, REPLAYS = 8, 5
 HOURS, QUICK_HOURS = 12, 2
-LONG_S = 3600.0
+LONG_S = 2300.0
 """Longer traces are left out of a quick look."""
 
 

@@ -1,6 +1,8 @@
 """What watching costs: steps per CPU-second with the agent and without, one report, the supervisor, and peers beside them.
 
-With the supervisor's own CPU-seconds in the sum at 2, 10 and 50 Hz of host sampling, of which 10 is its own. CPU-seconds are those of all threads of the training process. Sides take turns in short slices, and a ratio is the median
+With the supervisor's own CPU-seconds in the sum at 2, 10 and 50 Hz of host sampling, of which 10 is its own.
+
+CPU-seconds are those of all threads of the training process. Sides take turns in short slices, and a ratio is the median
 over pairs of slices of the same round, because the machine changes from minute to minute.
 """
 
@@ -184,10 +186,8 @@ def _reports(found: dict[str, Any]) -> list[Row]:
         warm: Value = found["warm_us"].get(kind, not_measured("no CUDA device here"))
         rows.append(row(f"one report, {kind}, µs", warm, REPORT_AIM_US, "the aim", "ours", "<=", REPORT_AIM_US))
     for kind, spent_us in found["in_step_us"].items():
-        figure = f"one report right after a step, {kind}, µs"
-        if kind == "nothing":
-            rows.append(Row("no report right after a step: the clock alone, µs", spent_us, "-", "", None, "-", None))
-            continue
+        what = "the clock alone" if kind == "nothing" else f"one report, {kind}"
+        figure = f"right after a step: {what}, µs"
         rows.append(row(figure, spent_us, REPORT_AIM_US, "the aim", "ours", "<=", REPORT_AIM_US))
     return rows
 

@@ -201,9 +201,14 @@ def scenarios(kinds: dict[str, tuple[int, int, Draw]], half: Half) -> list[Scena
 
 
 def fresh(kinds: dict[str, tuple[int, int, Draw]]) -> list[Scenario]:
-    """As many of those that look ahead as there are for scoring already."""
-    looking = ((kind, count, draw) for kind, (_, count, draw) in kinds.items() if kind.startswith("model-"))
-    return _drawn(looking, "scoring", "f", FRESH_SEED)
+    """Those that look ahead, once more."""
+    return looking(kinds, "f", FRESH_SEED)
+
+
+def looking(kinds: dict[str, tuple[int, int, Draw]], mark: str, seed: str) -> list[Scenario]:
+    """As many of those that look ahead as there are for scoring already, from another seed."""
+    wanted = ((kind, count, draw) for kind, (_, count, draw) in kinds.items() if kind.startswith("model-"))
+    return _drawn(wanted, "scoring", mark, seed)
 
 
 def _drawn(kinds: Iterable[tuple[str, int, Draw]], half: Half, mark: str, seed: str) -> list[Scenario]:

@@ -31,7 +31,7 @@ BEAT_S, BEATS_A_REPORT = 0.1, 5  # as the supervisor's
 MIB = 1 << 20
 ENTER = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 EXIT_S = 10.0
-SHORT_S, LONG_S = 300.0, 3600.0
+SHORT_S, LONG_S = 300.0, 2300.0
 AT_ONCE = {"soak": 30, "long": 20, "host": 3, "device": 7}
 """They sleep most of the time."""
 
@@ -171,6 +171,8 @@ def record(scenario: Scenario) -> str:
     outcome = f"{trace.fate.died_of or 'healthy'} after {trace.seconds:.0f} s, step {trace.fate.step}"
     if trace.name in MEANT_TO_DIE and not trace.fate.died_of:
         return f"{trace.name}: {outcome}: not kept, for it was dying"
+    if trace.fate.step <= 1:
+        return f"{trace.name}: {outcome}: not kept, for it never trained"
     size = save(trace, HALF_OF[trace.name]).stat().st_size
     return f"{trace.name}: {outcome}, {size} bytes ({trace.fate.how})"
 

@@ -21,9 +21,9 @@ Part = tuple[str, dict[str, Any]]
 class Run:
     """What is drawn for every one of them: a pace, a limit, what is there from the beginning, and the room between."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.random = Random(f"soak {name}")
+    def __init__(self, name: str, seed: str = "soak", seconds: float = SECONDS) -> None:
+        self.name, self.seconds = name, seconds
+        self.random = Random(f"{seed} {name}")
         self.step_s = self.random.uniform(0.7, 1.8)
         self.limit = self.random.randrange(170, 330, 10)
         self.base = self.random.randrange(30, 75, 5)
@@ -59,7 +59,7 @@ class Run:
 
     def _common(self, epoch_s: float | None) -> dict[str, Any]:
         steps = round(epoch_s / self.step_s) if epoch_s else self.random.choice((120, 300, 900, 5000))
-        return {"seconds": SECONDS, "step_s": self.step_s, "epoch_steps": steps}
+        return {"seconds": self.seconds, "step_s": self.step_s, "epoch_steps": steps}
 
 
 def flat(run: Run) -> Scenario:
@@ -263,8 +263,14 @@ KINDS: tuple[tuple[Callable[[Run], Scenario], int], ...] = (
 )  # fmt: skip
 """How many of each."""
 
-SOAK = tuple(
-    kind(Run(f"soak-{kind.__name__.replace('_', '-')}-{number}"))
-    for kind, count in KINDS
-    for number in range(1, count + 1)
-)
+
+def soak(mark: str = "", **options: Any) -> tuple[Scenario, ...]:
+    """So many of each, numbered behind a mark."""
+    return tuple(
+        kind(Run(f"soak-{kind.__name__.replace('_', '-')}-{mark}{number}", **options))
+        for kind, count in KINDS
+        for number in range(1, count + 1)
+    )
+
+
+SOAK = soak()

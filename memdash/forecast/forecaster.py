@@ -30,13 +30,13 @@ from memdash.wire import (
 LOOKS = 2
 """Lines and laws that one forecast of several ranks may cost; the others keep what they had until it is their turn."""
 OWN_GROWTH = 0.6
-"""Share of the host's growth from which on it is put down to this run itself."""
+"""Share of the growth from which on it is put down to one part of what grows: to fragments, or to this run itself."""
 DISK_MARGIN = 1.05
 """Of a checkpoint's size: headers, and blocks of the file system."""
 
 
 Trends = tuple[Trend | None, Trend | None]
-"""As they were last seen: of the floor, and of what is held of the device, or of what this run itself has of the host."""
+"""As they were last seen: of the floor, and of what is held of the device, or of what others have of the host."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Forecaster:
     def __init__(self, wall_s: float = 0.0) -> None:
         self._wall_s = wall_s
         self._ranks: dict[int, _Rank] = {}
-        self._host_floor, self._own_floor = Floor(), Floor()
+        self._host_floor, self._others_floor = Floor(), Floor()
         self._host_trends: Trends = (None, None)
         self._host: HostSample | None = None
         self._saved: CheckpointSaved | None = None
@@ -113,7 +113,7 @@ class Forecaster:
         time_s = attempt_s(state, sample.time_s)
         host = sample.host
         self._host_floor.add(time_s, state.step, host.working_set_bytes, host.peak_working_set_bytes)
-        self._own_floor.add(time_s, state.step, host.process_bytes)
+        self._others_floor.add(time_s, state.step, host.working_set_bytes - host.process_bytes)
 
     def coming(self, message: ComingGroups) -> None:
         """The order of examples to come."""
@@ -140,19 +140,20 @@ class Forecaster:
 
     def _look_at_host(self) -> None:
         trend = self._host_floor.trend()
-        self._host_trends = trend, self._own_floor.trend() if trend else None
+        self._host_trends = trend, self._others_floor.trend() if trend else None
 
     # ---- the three questions ----
 
     def _host_outlooks(self, state: RunState, now_s: float) -> Iterator[Outlook]:
-        trend, own = self._host_trends
+        trend, others = self._host_trends
         if trend is None or self._host is None:
             return
-        ours = own is not None and own.line.slope > OWN_GROWTH * trend.line.slope
-        cause = "this run grows, as `losses.append(loss)` without .item() does" if ours else ""
-        if own is not None and not ours:
-            cause = "others on it grow faster than this run"
-        yield _trend_outlook("host", _over_time(trend, self._host.host.capacity_bytes, state, now_s), state, cause)
+        of_others = others is not None and others.line.slope > (1 - OWN_GROWTH) * trend.line.slope
+        cause = "this run grows, as `losses.append(loss)` without .item() does"
+        if others is not None and of_others:
+            cause = f"other processes grew {format_bytes(round(others.rise_bytes))} in {format_duration(others.span_s)}"
+        way = _over_time(trend, self._host.host.capacity_bytes, state, now_s)
+        yield _trend_outlook("host", way, state, cause, of_others=of_others)
 
     def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
         if rank.last is None or rank.last.memory is None:
@@ -235,7 +236,9 @@ def _over_steps(trend: Trend, capacity_bytes: int, state: RunState) -> _Way:
     return _Way(trend, capacity_bytes, now_bytes, (early * fastest, likely * pace, late * slowest), rates)
 
 
-def _trend_outlook(where: Literal["host", "device"], way: _Way, state: RunState, cause: str, rank: int = 0) -> Outlook:
+def _trend_outlook(
+    where: Literal["host", "device"], way: _Way, state: RunState, cause: str, rank: int = 0, *, of_others: bool = False
+) -> Outlook:
     trend, (early, likely, late) = way.trend, way.reach_s
     gap = way.capacity_bytes - way.now_bytes
     step = state.step + round(likely / state.step_time_s) if state.step_time_s else None
@@ -246,7 +249,7 @@ def _trend_outlook(where: Literal["host", "device"], way: _Way, state: RunState,
     return Outlook(
         where=where,
         kind="trend",
-        level=trend_risk(trend, gap, way.reach_s, state),
+        level=trend_risk(trend, gap, way.reach_s, state, of_others=of_others),
         text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}{because}",
         evidence=(
             f"floor +{format_bytes(round(trend.rise_bytes))} in {span} and {trend.steps:,.0f} steps, {low} to {high} a "

@@ -16,6 +16,9 @@ CRITICAL_S, CRITICAL_SAVES = 60.0, 5.0
 """Critical is what leaves time for no more than this, or for so many full checkpoints."""
 WAY_SEEN, WAY_GONE = 0.1, 0.6
 """A trend is watched, or believed, when it has gone so much of the way that it still has to go."""
+OTHERS_WAY_GONE = 2.0
+"""Others start and stop as they like: nothing but how far they have gone tells how far they go on, so they must have gone
+further. What has grown by so much grows on by half of it in two cases of three, if no moment to look is likelier."""
 NEARLY_FULL = 0.75
 """What will have filled so much of the room by the end of the first epoch is not waited for."""
 GONE_ON = 0.25
@@ -23,12 +26,19 @@ GONE_ON = 0.25
 CALM_S = 15.0
 
 
-def trend_risk(trend: Trend, gap_bytes: float, reach_s: tuple[float, float, float], state: RunState) -> Risk:
-    """Of a floor that rises: by when the ceiling is hit, how much of the way was seen, and whether the run ends before."""
+def trend_risk(
+    trend: Trend, gap_bytes: float, reach_s: tuple[float, float, float], state: RunState, *, of_others: bool = False
+) -> Risk:
+    """Of a floor that rises: by when the ceiling is hit, how much of the way was seen, and whether the run ends before.
+
+    Growth of others is believed later, unless to wait any longer would leave no time for a full checkpoint.
+    """
     early_s, likely_s, _ = reach_s
     if state.eta_s is not None and early_s > state.eta_s:
         return "ok"
-    seen = trend.rise_bytes >= WAY_GONE * gap_bytes and trend.to_come_bytes >= gap_bytes
+    may_wait = of_others and early_s > (state.longest_save_s or 0.0)
+    way_gone = OTHERS_WAY_GONE if may_wait else WAY_GONE
+    seen = trend.rise_bytes >= way_gone * gap_bytes and trend.to_come_bytes >= gap_bytes
     believed = seen and not may_fill_up(trend, gap_bytes, likely_s, state)
     if state.eta_s is None or likely_s <= state.eta_s:
         if believed and early_s < max(CRITICAL_S, CRITICAL_SAVES * (state.longest_save_s or 0.0)):

@@ -33,14 +33,20 @@ class Run:
         self.levels: list[str] = []
 
     def go(
-        self, steps: int, *, host=lambda t: 500.0, device=lambda n: 40.0, longest=lambda n: 16 + n * 7 % 128
+        self,
+        steps: int,
+        *,
+        host=lambda t: 500.0,
+        others=lambda t: 0.0,
+        device=lambda n: 40.0,
+        longest=lambda n: 16 + n * 7 % 128,
     ) -> None:
-        """Host and device floors in MiB."""
+        """Host and device floors in MiB; what others have of the host comes on top of it."""
         for number in range(self.state.step + 1, self.state.step + steps + 1):
             time_s = 1000 + number * 0.5
             self.state = msgspec.structs.replace(self.state, step=number)
             self.forecaster.step(self.report(number, time_s, device(number), longest(number)), self.state)
-            self.forecaster.host(self.sample(time_s, host(number * 0.5)), self.state)
+            self.forecaster.host(self.sample(time_s, host(number * 0.5), others(number * 0.5)), self.state)
             if number % 2 == 0:
                 self.levels.append(self.now().level)
 
@@ -62,10 +68,10 @@ class Run:
         )  # fmt: skip
 
     @staticmethod
-    def sample(time_s: float, used: float) -> wire.HostSample:
+    def sample(time_s: float, used: float, others: float = 0.0) -> wire.HostSample:
         host = wire.HostMemory(
-            kind="exact", process_bytes=int(used * MIB), num_processes=1, working_set_bytes=int(used * MIB),
-            peak_working_set_bytes=int((used + 20) * MIB), capacity_bytes=1024 * MIB, capacity_source="memory.max",
+            kind="exact", process_bytes=int(used * MIB), num_processes=1,
+            working_set_bytes=int((used + others) * MIB), peak_working_set_bytes=int((used + others + 20) * MIB), capacity_bytes=1024 * MIB, capacity_source="memory.max",
         )  # fmt: skip
         return wire.HostSample(time_s=time_s, host=host)
 
@@ -92,6 +98,33 @@ def test_a_host_leak_is_named_with_a_time_that_is_right():
     assert run.levels.index("warning") * 2 < 400  # at 200 s, after 200 of 524 MiB
     run.go(300, host=lambda t: 500 + t)
     assert run.now().level == "critical"
+
+
+NEIGHBOURS = {
+    "this run, half of the way": (1.0, 250, 0.0, "warning", "this run grows"),
+    "this run, nearly all of the way": (1.0, 400, 0.0, "warning", "this run grows"),
+    "others, half of the way": (0.0, 250, 0.0, "watch", "other processes grew"),
+    "others, nearly all of the way": (0.0, 400, 0.0, "warning", "other processes grew"),
+    "others, half of the way, and a checkpoint takes all that is left": (0.0, 250, 300.0, "critical", "other processes grew"),
+    "mostly this run, half of the way": (0.7, 250, 0.0, "warning", "this run grows"),
+    "mostly others, half of the way": (0.3, 250, 0.0, "watch", "other processes grew"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("own", "seconds", "save_s", "level", "words"), NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_growth_of_others_is_watched_before_it_is_believed(own, seconds, save_s, level, words):
+    run = Run()
+    run.state = msgspec.structs.replace(run.state, longest_save_s=save_s)
+    run.go(2 * seconds, host=lambda t: 400 + own * t, others=lambda t: 100 + (1 - own) * t)
+    (outlook,) = run.now().outlooks
+    assert outlook.level == level
+    assert words in outlook.text
+
+
+def test_others_that_stop_half_way_alarm_nobody():
+    run = Run()
+    run.go(1000, others=lambda t: min(t, 260.0))
+    assert set(run.levels) == {"ok", "watch"}
 
 
 def test_a_device_leak_is_named():
