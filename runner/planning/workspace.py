@@ -90,7 +90,8 @@ def taken_inside(operation: Any, arguments: Sequence[Any]) -> tuple[int, ...]:
     timesteps, batch, _ = arguments[0].shape
     learnt = needs(Layer.of(operation, arguments))
     taken = learnt.forward if operation is FORWARD else learnt.backward
-    return (taken.fixed, batch * timesteps * taken.per_step, *(_copies(arguments) if operation is BACKWARD else ()))
+    sizes = (taken.fixed, batch * timesteps * taken.per_step, *(_copies(arguments) if operation is BACKWARD else ()))
+    return tuple(size for size in sizes if size)
 
 
 def _copies(arguments: Sequence[Any]) -> list[int]:
@@ -108,7 +109,7 @@ def needs(layer: Layer) -> Needs:
         small, large = _passes(layer, TIMESTEPS), _passes(layer, 2 * TIMESTEPS)
     steps = BATCH * TIMESTEPS
     return Needs(
-        *(Taken(2 * less - more, round((more - less) / steps)) for less, more in zip(small, large, strict=True))
+        *(Taken(max(0, 2 * less - more), round((more - less) / steps)) for less, more in zip(small, large, strict=True))
     )
 
 
@@ -123,7 +124,7 @@ def _passes(layer: Layer, timesteps: int) -> tuple[int, int, int]:
     results, forward = _watch(lambda: FORWARD(*given, layer.reverse, [], *size, *shape, True))
     *made, workspace = results
     gradients = [torch.zeros_like(tensor) for tensor in made]
-    settings = (layer.reverse, *size, True, layer.bidirectional, [], layer.batch_first)
+    settings: tuple[Any, ...] = (layer.reverse, *size, True, layer.bidirectional, [], layer.batch_first)
     _, backward = _watch(lambda: BACKWARD(*given, *made, *gradients, *settings, workspace))
     return workspace.nbytes, forward, backward
 
