@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
+from benchmarks._plan_tasks import plan_all, task_rows
 from benchmarks._table import Row, Value, main, not_measured, row
 from memdash.agent.session import Session
 from memdash.batching import BatchSplit
@@ -51,7 +52,8 @@ MODELS = {
     "DistilBERT-size": (6, 768),
     "BERT-base": (12, 768),
 }
-MOST_REAL_CELLS = 2e9  # layers x width x batch x length: a step of more takes minutes on two cores
+MOST_REAL_CELLS = 3e6  # layers x width x batch x length: a step of more takes a minute on a core, and in fp16 minutes
+MOST_FITTED_CELLS = 2e7  # the same of the few sizes that only the polynomial needs
 WAYS = {
     "fp32": TrainSection(),
     "bf16": TrainSection(precision="bf16"),
@@ -209,11 +211,10 @@ def compare(name: str, device: SimulatedDevice, way: str, batches: Sequence[int]
     estimator, took_s, query_s = planned(task, train)
     small, large = PROBED_BATCHES
     check = (max(BATCHES), LENGTHS[len(LENGTHS) // 2])
-    layers, width = MODELS[name]
-    real = [
-        (batch, length) for length in LENGTHS for batch in batches if layers * width * batch * length < MOST_REAL_CELLS
-    ]
+    cells = MODELS[name][0] * MODELS[name][1]
+    real = [(batch, length) for length in LENGTHS for batch in batches if cells * batch * length < MOST_REAL_CELLS]
     traced = [(small, LENGTHS[0]), (small, LENGTHS[-1]), (large, LENGTHS[-1]), check]
+    traced = [(batch, length) for batch, length in traced if cells * batch * length < MOST_FITTED_CELLS]
     is_first = way == "fp32"
     peaks, cached = measured(task, train, device, sorted({*real, *(traced if is_first else ())}))
     ours = errors(lambda batch, length: estimator.step(batch, length, 1).bytes, {point: peaks[point] for point in real})
@@ -319,6 +320,7 @@ def measure(quick: bool) -> list[Row]:
     """Models one after the other, on one device."""
     torch.set_num_threads(1)
     rows = host_rows({"BERT-tiny": HOST_SIZES["BERT-tiny"][:1]} if quick else HOST_SIZES)
+    plans = plan_all(quick)
     device = SimulatedDevice(UNLIMITED)
     note = device.start()
     if note:
@@ -326,12 +328,11 @@ def measure(quick: bool) -> list[Row]:
     for name in list(MODELS)[: 1 if quick else None]:
         for way in WAYS:
             rows += compare(name, device, way, BATCHES[:2] if quick else BATCHES)
+    rows += task_rows(plans, device)
     why = (
         not_measured("no CUDA device was at hand") if not torch.cuda.is_available() else not_measured("not written yet")
     )
     rows.append(row("CUDA: error of the peak, median %", why, 2, "aim", "ours", "<=", 2.0))
-    others = not_measured("not written yet; `memdash plan` traces any task the same way")
-    rows.append(row("LSTM, aspects, seq2seq: error of the peak, worst %", others, 1, "aim", "ours", "<=", 1.0))
     return rows
 
 

@@ -90,7 +90,7 @@ def probe(run_dir: Path, base_dir: Path, micro_batch: int, capacity_bytes: int) 
         "steps": len(times),
         "step_s": times[-1],
         "peak_bytes": max(peaks),
-        "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "resident_bytes": peak_resident_bytes(),
         "was_cut": step.was_cut,
     }
 
@@ -116,6 +116,15 @@ def _state(task: Task, config: RunConfig, capacity_bytes: int) -> TrainingState:
     device.place(model)
     optimizer = make_optimizer(model, config.train)
     return TrainingState(model, optimizer, Progress(), device, Precision(config.train.precision, device))
+
+
+def peak_resident_bytes() -> int:
+    """Of this program alone; `ru_maxrss`, which may be that of whoever started it, where there is no /proc."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Runs the runner's own step on fake tensors, which have a shape and no memory, and notes which storages live when.
 
 What it follows are the storages that operations return, as torch's own MemTracker does; what lives only inside one
-operation is not seen. `GroupStep.train` and `commit` are the real ones: only the device is played.
+operation is not seen, but for an LSTM's. `GroupStep.train` and `commit` are the real ones: only the device is played.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from runner.in_backward import InBackward
 from runner.optimizer import make_optimizer
 from runner.planning.cuda_kernels import CudaKernels
 from runner.planning.trace import Kind, Phase, Script, Trace
-from runner.planning.workspace import with_workspace
+from runner.planning.workspace import PLACE, fixed_workspace, taken_inside, with_workspace
 from runner.precision import Precision
 from runner.step import GroupStep
 from runner.tasks.protocol import Task
@@ -58,7 +58,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._kinds: list[Kind] = []
         self._starts: list[tuple[Phase, int]] = []
         self._is_forward = False
-        self._living: dict[int, tuple[int, Any]] = {}
+        self._living: dict[int, tuple[list[int], Any]] = {}
 
     def __torch_dispatch__(
         self, operation: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -71,6 +71,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for leaf in tree_leaves(result):
                 if isinstance(leaf, FakeTensor):
                     self.note(leaf)
+            self._note_passing(taken_inside(operation, args))
+            if fixed := fixed_workspace(operation, args):
+                self._note_beside(result[PLACE], fixed)
         return result
 
     def note(self, tensor: Tensor, kind: Kind = "temporaries") -> None:
@@ -79,11 +82,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key, size = storage._cdata, storage.nbytes()
         if key in self._living or not size:
             return
+        number = self._make(size, "activations" if self._is_forward else kind)
+        self._living[key] = ([number], weakref.ref(storage, lambda _dead: self._forget(key)))
+
+    def _make(self, size: int, kind: Kind) -> int:
         number = len(self._sizes)
         self._events.append(number)
         self._sizes.append(size)
-        self._kinds.append("activations" if self._is_forward else kind)
-        self._living[key] = (number, weakref.ref(storage, lambda _dead: self._forget(key)))
+        self._kinds.append(kind)
+        return number
+
+    def _note_beside(self, tensor: Tensor, size: int) -> None:
+        """What lives as long as this tensor, and does not grow with it."""
+        numbers, _ = self._living[tensor.untyped_storage()._cdata]
+        numbers.append(self._make(size, self._kinds[numbers[0]]))
+
+    def _note_passing(self, sizes: Sequence[int]) -> None:
+        """What an operation takes beside its results and gives back at its end."""
+        numbers = [self._make(size, "temporaries") for size in sizes]
+        self._events += [~number for number in numbers]
 
     def enter(self, phase: Phase) -> None:
         """From now on it is this phase; the slices begin with their forward."""
@@ -93,7 +110,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def backward(self) -> None:
         """The forward is over: what it made and is freed already was temporary."""
         self._is_forward = False
-        living = {number for number, _ in self._living.values()}
+        living = {number for numbers, _ in self._living.values() for number in numbers}
         start = self._starts[-1][1]
         for number in self._events[start:]:
             if number >= 0 and number not in living:
@@ -104,14 +121,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             known = self._living.get(tensor.untyped_storage()._cdata)
             if known:
-                self._kinds[known[0]] = kind
+                self._kinds[known[0][0]] = kind
 
     def trace(self) -> Trace:
         """All that was noted."""
         return Trace(Script(tuple(self._events), tuple(self._kinds), tuple(self._starts)), tuple(self._sizes))
 
     def _forget(self, key: int) -> None:
-        self._events.append(~self._living.pop(key)[0])
+        self._events += [~number for number in self._living.pop(key)[0]]
 
 
 class FakeDevice(CpuDevice):

@@ -28,7 +28,7 @@ from runner.planning.outlook import look
 from runner.planning.plan import Planner, Room
 from runner.planning.scaling import ScalesOtherwise, Scaling
 from runner.planning.statistics import LengthStatistics, Slices, blow_up, epochs
-from runner.planning.trace import Peak, Phase, Script, Trace
+from runner.planning.trace import PHASES, Peak, Phase, Script, Trace, larger
 from runner.planning.tracer import Tracer
 from runner.precision import Precision
 from runner.simulated import SimulatedDevice
@@ -136,6 +136,39 @@ def test_the_predicted_peak_is_the_one_measured(
         assert predicted.bytes == pytest.approx(real(batch, length, num_slices), rel=within, abs=0), (batch, length)
         assert sum(predicted.terms.values()) == predicted.bytes
     assert tracer.num_traces == 4
+
+
+class Recurrent(BertTask):
+    """torch's own recurrence in two layers of both directions, as a task of one's own may have; it also keeps its weights in a list."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], length: int) -> None:
+        self.kind = kind
+        self.train_lengths = [length, length]
+
+    def build_model(self) -> nn.Module:
+        recurrence = self.kind(64, 64, num_layers=2, bidirectional=True, batch_first=True)
+        return nn.ModuleDict({"words": nn.Embedding(200, 64), "recurrence": recurrence}).train()
+
+    def loss_sum(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        assert isinstance(model, nn.ModuleDict)
+        return model["recurrence"](model["words"](batch["input_ids"]))[0].square().sum()
+
+
+@pytest.mark.parametrize(("kind", "length", "within"), [(nn.LSTM, 128, 0.005), (nn.GRU, 5, 0.0)])
+def test_gradients_of_torchs_own_recurrence_are_in_the_plan(
+    simulated: Callable[[int], SimulatedDevice], kind: Any, length: int, within: float
+) -> None:
+    train, task = TrainSection(), Recurrent(kind, length)
+    # Before the simulated device is there, whose allocator tells the profiler nothing.
+    tracer = Tracer(task, task.build_model(), train)
+    for _ in range(2):  # the first has no optimizer state yet
+        trace = tracer.trace(3, 0)
+    peaks = {phase: trace.script.peak(phase, np.array(trace.sizes)) for phase in PHASES}
+    parameters = sum(p.numel() * p.element_size() for p in task.build_model().parameters())
+    assert peaks["commit"].terms["gradients"] == parameters
+    real = measured(simulated(1 << 32), task, train)
+    real(3, length, 2)
+    assert larger(*peaks.values()).bytes == pytest.approx(real(3, length, 2), rel=within, abs=0)
 
 
 def test_the_terms_are_what_they_say() -> None:
