@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from runner.device import Batch, CpuDevice, resident_bytes, trim_host_memory
 from runner.optimizer import make_optimizer
 from runner.planning.estimate import PROBED_BATCHES, Estimator
 from runner.planning.no_values import NoValues
+from runner.planning.probe import peak_resident_bytes
 from runner.planning.room import Holder
 from runner.planning.tracer import Tracer
 from runner.precision import Precision
@@ -305,7 +305,7 @@ def train_here(name: str, batch: int, length: int) -> None:
             step.train([LENGTHS.index(length)] * size, 0, train.learning_rate, train.max_grad_norm)
         del model, state, step
         gc.collect()
-    print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(base, peak_resident_bytes())
 
 
 def costs(name: str, took_s: float, query_s: float) -> list[Row]:

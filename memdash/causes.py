@@ -226,8 +226,9 @@ def _alarmed(hosts: list[HostMemory]) -> Cause | None:
     """The kernel's own alarm, which comes before the averages show anything."""
     if len(hosts) < 2 or hosts[-1].num_stall_alarms <= hosts[-2].num_stall_alarms:
         return None
-    share = f": {format_percent(hosts[-1].stalled_some)} of the last moments" if hosts[-1].stalled_some else ""
-    return Cause("pressed", "warning", f"memory pressure: processes begin to wait for memory{share}")
+    share = hosts[-1].stalled_some or 0.0
+    told = f": {format_percent(share)} of the last moments" if share >= 0.01 else ""
+    return Cause("pressed", "warning", f"memory pressure: processes begin to wait for memory{told}")
 
 
 def _swapping(first: HostMemory, last: HostMemory, span: str) -> Cause | None:

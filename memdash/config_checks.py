@@ -162,7 +162,9 @@ def _check_task(name: str, data: DataSection, base: Path | None, fail: Fail) -> 
             hint = f"did you mean `{near[0]}`?" if near else f"one of {', '.join(BUILT_IN_TASKS)}, or module:function"
             fail("task.name", name, "no such task", hint)
         _check_own_task(name, base, fail)
-    elif name == "signal-to-text":
+        return
+    _check_items(name, data, fail)
+    if name == "signal-to-text":
         _check_signals(data, base, fail)
     else:
         _check_no_signals(name, data, fail)
@@ -237,6 +239,13 @@ def _check_no_signals(name: str, data: DataSection, fail: Fail) -> None:
         fail("data.downsample", data.downsample, f"{name} has no signals", 'only task.name = "signal-to-text" has')
 
 
+def _check_items(name: str, data: DataSection, fail: Fail) -> None:
+    """What is only for examples of several items; a task of one's own says for itself whether it has them."""
+    if data.padding in ("flat", "sequential") and name in BUILT_IN_TASKS and name != "aspects":
+        hint = 'padding = "bucket" pads least here'
+        fail("data.padding", data.padding, f"an example of the task {name} is one item, not several", hint)
+
+
 def _check_data(data: DataSection, base: Path | None, fail: Fail) -> None:
     if data.source in BUILT_IN_SOURCES:
         if data.where:
@@ -245,6 +254,10 @@ def _check_data(data: DataSection, base: Path | None, fail: Fail) -> None:
     if base is not None and not resolve_path(data.source, base).is_file():
         near = difflib.get_close_matches(data.source, BUILT_IN_SOURCES, n=1, cutoff=0.6)
         hint = f"did you mean the built-in `{near[0]}`?" if near else f"relative paths start from {base.resolve()}"
+        if data.source.startswith("package:"):
+            hint = (
+                f"install the package `{data.source.removeprefix('package:').partition('/')[0]}`, or see what is in it"
+            )
         fail("data.source", data.source, "no such file", hint)
     if not data.format and data_format(data) == "":
         fail("data.source", data.source, "the ending says no known format", f"set data.format to one of {TEXT_FORMATS}")

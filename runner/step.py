@@ -33,6 +33,7 @@ MAX_RECOVERIES = 100  # a run that needs more makes no progress worth having; a 
 MAX_SAME_SIZE = 3  # per size: fragmentation that keeps coming back is not cured by emptying the cache
 
 
+KEPT = "tensors are kept from step to step, as by a retained graph or a list of losses"
 Groups = Callable[[], Iterable[tuple[int, Sequence[int]]]]
 """The epoch and the examples of groups to come."""
 
@@ -281,6 +282,9 @@ class GroupStep:
             return f"the CPU library cannot go on in this process after it ran out of memory: {failure.message}"
         if self.num_recoveries >= MAX_RECOVERIES:
             return f"{MAX_RECOVERIES} out-of-memory errors in one run; the last: {failure.message}"
+        if kept := self._kept_bytes():
+            room = f" of {format_bytes(self._state.device.capacity_bytes)}"
+            return f"{format_bytes(kept)}{room} stay allocated between steps beside weights and optimizer state: {KEPT}"
         index = self._at[0]
         length = self._task.train_lengths[index]
         asked = f"; it asked for {format_bytes(failure.requested_bytes)}" if failure.requested_bytes else ""
@@ -292,6 +296,12 @@ class GroupStep:
             return f"{count}{asked}{held}{room}"
         alone = f"one item of example {index}" if self._slicing.padding == "sequential" else f"example {index} alone"
         return f"{alone}, of length {length}, does not fit at micro_batch 1{asked}{held}{room}"
+
+    def _kept_bytes(self) -> int:
+        """What is allocated between two steps that no step can give back; 0 while it is not most of the room."""
+        capacity, memory = self._state.device.capacity_bytes, self._state.device.read_memory()
+        kept = (memory.allocated_bytes or 0) - self._state.need_bytes("full")
+        return kept if capacity and kept > capacity / 2 else 0
 
     # ---- scope 2: the commit ----
 

@@ -52,6 +52,16 @@ MISTAKES = {
         "no such file",
         "did you mean the built-in `python-docs`?",
     ),
+    "package missing": (
+        '[data]\nsource = "package:no_such/reviews.csv"\n',
+        "`data.source` = 'package:no_such/reviews.csv': no such file",
+        "install the package `no_such`",
+    ),
+    "items of what has none": (
+        '[data]\npadding = "flat"\n',
+        "run.toml:2: `data.padding` = 'flat': an example of the task language-modelling is one item",
+        '"bucket"',
+    ),
     "unknown choice": (
         '[device]\nkind = "gpu"\n',
         "run.toml:2: `device.kind` = 'gpu': not a known value",

@@ -110,6 +110,14 @@ def _table(plan: dict[str, Any]) -> Iterator[str]:
         bar = ("━" * max(1, round(BAR * min(1.0, share)))).ljust(BAR)
         peaks = "".join(f"  {format_bytes(row['peak_bytes'][key]):>13}" for key in ("longest", "p99", "median"))
         yield f"{row['micro_batch']:>10}{mark}  {bar}{peaks}  {_verdict(row, data['source'])}".rstrip()
+    epoch = -(-data["examples"] // plan["group"])
+    if plan["steps"] < epoch and any(_is_not_met(row, capacity) for row in plan["rows"]):
+        yield f"The {plan['steps']:,} steps of this run meet no such example; an epoch of {epoch:,} steps would."
+
+
+def _is_not_met(row: dict[str, Any], capacity: int | None) -> bool:
+    """Whether it fits only because the run is over before its longest example comes."""
+    return bool(capacity and row["verdict"] in ("fits", "tight") and row["peak_bytes"]["longest"] > capacity)
 
 
 def _verdict(row: dict[str, Any], source: str) -> str:

@@ -82,9 +82,12 @@ def target(config: RunConfig, *, gpu: str = "", capacity: str = "") -> Target:
         told.append("--gpu")
     if capacity:
         try:
-            return Target(f"--capacity {capacity}", [*told, "--capacity", str(parse_bytes(capacity))])
+            size = parse_bytes(capacity)
         except ValueError as error:
             raise UsageError(f"--capacity: {error}") from None
+        if size < MIB:
+            raise UsageError(f"--capacity {capacity}: is less than a MiB", hint="a size with its unit, such as 16GB")
+        return Target(f"--capacity {capacity}", [*told, "--capacity", str(size)])
     if config.device.capacity and config.device.kind != "cpu":
         return Target("device.capacity", [*told, "--capacity", str(parse_bytes(config.device.capacity))])
     return Target("", [option for option in told if option != "--gpu"])

@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--capacity", metavar="SIZE", help="what there is for tensors, such as 15GB")
-    where.add_argument("--gpu", choices=GPUS, help="a card's memory less CUDA's own share; default: this machine")
+    where.add_argument(
+        "--gpu",
+        type=str.lower,
+        choices=GPUS,
+        help="a card's memory less CUDA's own share; another card: --capacity 24GB; default: this machine",
+    )
     parser.add_argument(
         "--variants", action="store_true", help="also what other precisions, optimizers and the like would buy"
     )

@@ -84,10 +84,9 @@ def _way(base: Configuration, name: str, keys: dict[str, Any], slicing: Slicing,
         base.need(phase, int(epoch.count[middle]), int(epoch.longest[middle])),
         base.need("commit", micro_batch, int(epoch.longest[middle])),
     )
-    if not keys:  # the config's own row says what its table says, of the whole run
-        worst_bytes = base.worst_bytes(micro_batch)
-    else:
-        worst_bytes = look([epoch], base.need, micro_batch, None).worst_bytes + framework_bytes
+    worst_bytes = look([epoch], base.need, micro_batch, None).worst_bytes + framework_bytes
+    if not keys:  # later epochs, of which the table of micro-batches knows, may meet a worse slice
+        worst_bytes = max(worst_bytes, base.worst_bytes(micro_batch))
     return Way(
         name=name,
         keys=keys,

@@ -66,10 +66,12 @@ def test_other_capacities(config: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert plan["rows"][0]["terms"]["framework"] == (500 + 17) * 2**20
     assert main(["plan", str(config), "--set", "device.kind=cpu", "--json"]) == ExitCode.OK
     plan = json.loads(capsys.readouterr().out)
-    assert plan["room"]["source"].startswith("/")  # the file that limits this machine
+    assert plan["room"]["source"].startswith("free of /")  # the file that limits this machine
     assert plan["rows"][0]["terms"]["framework"] > 50 * 2**20  # Python and torch
-    assert main(["plan", str(config), "--capacity", "1KB"]) == ExitCode.OUT_OF_MEMORY
-    assert "No micro-batch fits" in capsys.readouterr().out
+    assert main(["plan", str(config), "--set", "device.kind=cpu", "--set", "memory.host_budget=20MiB"]) == 12
+    out = capsys.readouterr().out
+    assert "20.0 MiB (memory.host_budget)" in out
+    assert "No micro-batch fits" in out
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,7 @@ def test_other_capacities(config: Path, capsys: pytest.CaptureFixture[str]) -> N
     [
         (["none.toml"], "none.toml: no such file"),
         (["CONFIG", "--capacity", "much"], "--capacity: 'much' is not a size"),
+        (["CONFIG", "--capacity", "16"], "--capacity 16: is less than a MiB"),
         (["CONFIG", "--apply", "/elsewhere.toml"], "relative paths in it start from"),
         (["CONFIG", "--apply", "x.toml", "--set", "train.epochs=2"], "leave --set out"),
         (["CONFIG", "--set", "task.options={count=0}"], "there are no examples to train on"),
@@ -171,6 +174,14 @@ def test_the_page_says_why_nothing_was_scaled_and_that_a_capacity_is_unknown() -
     assert "example 3, reviews.csv:2204, length 50; example 7, reviews.csv:17, length 49 and 10 more" in text
     assert "one for each size, because it decides by size." in text
     assert "fits" not in text
+
+
+def test_an_example_that_a_short_run_does_not_meet_is_told() -> None:
+    room = a_plan("oom")["room"]
+    told = "The 4 steps of this run meet no such example; an epoch of 5 steps would."
+    assert told in list(page(a_plan("fits", steps=4, room=room), simulated=False))
+    for verdict, steps in (("fits", 5), ("oom", 4)):
+        assert told not in list(page(a_plan(verdict, steps=steps, room=room), simulated=False))
 
 
 def test_the_advice_tells_what_lowers_the_worst_slice_from_what_does_not() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from memdash.batching import BatchSplit, slices
@@ -140,6 +141,26 @@ def test_an_example_that_does_not_fit_alone_is_named(native: Native) -> None:
     assert stop.value.state_is_whole
     assert trainer.session.ooms[-1]["next_micro_batch"] is None
     assert_bitwise(trainer.everything(), whole)
+
+
+class Keeping(ToyTask):
+    """A task that keeps something of every batch on the device."""
+
+    kept: ClassVar[list[Tensor]] = []
+
+    def loss_sum(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        self.kept.append(batch["tokens"].new_zeros(32 * 1024))
+        return super().loss_sum(model, batch)
+
+
+def test_what_is_kept_from_step_to_step_is_not_blamed_on_an_example(native: Native) -> None:
+    device, _ = native(16 << 20)
+    trainer = Trainer(Keeping(width=64, count=800), group=800, micro_batch=1, device=device)
+    try:
+        with pytest.raises(OutOfMemoryStop, match=r"MiB of 16\.0 MiB stay allocated between steps .* a retained graph"):
+            trainer.train(range(800))
+    finally:
+        Keeping.kept.clear()
 
 
 def test_a_torn_update_is_never_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

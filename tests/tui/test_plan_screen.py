@@ -55,5 +55,14 @@ async def test_the_plan_opens_follows_and_closes() -> None:
         assert not isinstance(app.screen, PlanScreen)
 
 
+async def test_what_no_step_explains_is_said() -> None:
+    client = FakeClient()
+    app = dashboard_on(client)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await told(app, pilot, client, scenes.state(), PLAN, scenes.host_sample(1, 4.0))
+        await told(app, pilot, client, scenes.step(2, 413, scenes.device(180, 1300, 352)))
+        assert any("far above the plan" in line.text for line in plan_lines(app.board))
+
+
 def test_without_a_plan_it_says_so() -> None:
     assert [line.text for line in plan_lines(Board())][0].startswith("no plan was made before the start")

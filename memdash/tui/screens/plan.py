@@ -9,6 +9,7 @@ from memdash.tui.screens.page import Page
 from memdash.tui.widgets.line_pane import TextLine
 from memdash.units import format_bytes, format_percent
 
+FAR_ABOVE = 1.5  # no plan is so wrong of what one step needs; what is kept from step to step is not planned
 COLOURS = {"fits": GOOD, "tight": WARNING, "oom": DANGER, "unknown": TEXT}
 
 
@@ -57,5 +58,9 @@ def _line(split: wire.PlannedSplit, plan: wire.RunPlan, board: Board) -> TextLin
     if split.verdict == "oom":
         word = f"WILL OOM at step {split.step:,}"
     if measured is not None:
-        word += f"{'; ' if word else ''}{format_percent(measured / split.worst_bytes)} of the worst so far"
+        share = measured / split.worst_bytes
+        told = f"{format_percent(share)} of the worst so far"
+        if share > FAR_ABOVE:
+            told = "far above the plan: something else takes the memory, see `f` and `l`"
+        word += f"{'; ' if word else ''}{told}"
     return TextLine(word, COLOURS[split.verdict], ((figures, TEXT),))
