@@ -180,7 +180,7 @@ def test_an_export_holds_no_more_than_from_pretrained_reads(tmp_path: Path) -> N
 def test_no_code_can_come_out_of_a_file() -> None:
     """Nothing that memdash or its training process reads can hold code: no pickle, nowhere."""
     banned = re.compile(
-        r"torch\.(load|save)\b|\b(import|from) (pickle|dill|joblib|shelve|marshal)\b|allow_pickle|\beval\("
+        r"torch\.(load|save)\b|\b(import|from) (pickle|dill|joblib|shelve|marshal)\b|allow_pickle(?!=False)|\beval\("
     )
     for package in ("memdash", "runner"):
         for path in (ROOT / package).rglob("*.py"):

@@ -12,6 +12,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEP, EXAMPLE = 76, 1475
 NAMED = rf"\[step (\d+)\] forecast: (?:warning|critical): step {STEP} in .* will not fit: example 1,475 of length 2,200"
+MAY = NAMED.replace("(?:warning|critical)", r"\w+").replace("will", "(?:may|will)")
+"""To cut one step smaller costs next to nothing, so the guard does not wait until it is sure."""
 
 
 def headless(tmp_path: Path, *overrides: str) -> str:
@@ -27,7 +29,7 @@ def headless(tmp_path: Path, *overrides: str) -> str:
 @pytest.mark.timeout(300)
 def test_protected_it_is_passed_without_an_oom(tmp_path: Path) -> None:
     said = headless(tmp_path, "guard.mode=protect")
-    assert int(re.search(NAMED, said)[1]) < STEP - 20
+    assert int(re.search(MAY, said)[1]) < STEP - 20
     assert re.search(rf"guard: the guard does: step {STEP} at micro-batch [124]", said)
     assert re.search(rf"\[step {STEP - 1}\] split: micro-batch 8 -> [124]: step {STEP} was forecast not to fit", said)
     assert re.search(rf"\[step {STEP}\] split: micro-batch [124] -> 8", said)
