@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memdash.errors import ConfigError, UsageError
-from runner.planning.workspace import LAYER, PLACE, with_workspace
+from runner.planning.workspace import FORWARD, PLACE, fixed_workspace, with_workspace
 from runner.randomness import seed_everything
 from runner.tasks.downsampling import downsample, kept
 from runner.tasks.made_signals import MEDIAN_STD, MadeSignals, Shape
@@ -415,8 +415,8 @@ class Workspaces(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = self.fill(operation, args, operation(*args, **(kwargs or {})))
-        if operation is LAYER:
-            self.seen.append(results[PLACE].nbytes)
+        if operation is FORWARD:
+            self.seen.append(results[PLACE].nbytes + fixed_workspace(operation, args))
         return results
 
 
