@@ -115,13 +115,23 @@ class Workers:
         """The next that is this one; those before it are not wanted any more."""
         assert self._ready is not None, "closed"
         while True:
-            made, what = next(self._ready), self._asked.waiting.popleft()
+            made, what = self._next(self._ready), self._asked.waiting.popleft()
             if what == request:
                 break
         if isinstance(made, MemdashError):
             raise made
         # Out of the shared memory, which is small in a container, and of a file descriptor for each tensor.
         return {name: tensor.clone() for name, tensor in cast("Batch", made).items()}
+
+    def _next(self, ready: Iterator[Batch | MemdashError | None]) -> Batch | MemdashError | None:
+        """What is ready next. A worker that dies with a batch on its way breaks the pipe before torch has seen its end."""
+        try:
+            return next(ready)
+        except (OSError, EOFError) as error:
+            gone = [str(process.pid) for process in self._processes if not process.is_alive()]
+            if not gone:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid(s) {', '.join(gone)}) exited unexpectedly") from error
 
 
 class _Asked(torch.utils.data.Sampler["Request | None"]):
