@@ -43,7 +43,7 @@ CALM_SLACK_S = 180.0
 SLACK_S = 420.0
 SLACK_SHARE = 3.0  # a machine that others use may be so much slower than when the calm training was timed
 ROUND_MINUTES = 5  # a longer chaos strikes more trainings of the same length
-CALM_AT_END = 1 / 8  # of the steps: whoever is frozen shall not miss the end
+CALM_AT_END = 1 / 4  # of the steps: whoever is frozen shall not miss the end
 FAULTS = [*viewers.FAULTS, *deaths.FAULTS, *pressure.FAULTS]
 
 

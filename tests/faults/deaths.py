@@ -11,7 +11,7 @@ from tests.faults.training import START_S
 from tests.faults.waiting import Stuck, pause, until
 
 LONGEST_ALONE_S = 5.0
-ADOPTED = r"link: a new supervisor has adopted pid"
+ADOPTED = r"link: a new supervisor has adopted pid|state: finished"  # or there was none left to adopt
 RESTARTED = r"state: attempt \d+ started"
 
 
