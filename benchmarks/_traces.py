@@ -29,8 +29,8 @@ DEVICE = (
     "num_alloc_retries",
     "num_ooms",
 )
-Half = Literal["tuning", "scoring"]
-"""Folders of the corpus: what the forecast was tuned on, and what it is only scored on."""
+Split = Literal["tuning", "seen", "scoring"]
+"""Folders of the corpus: tuned on; scored once, then looked at, and what was wrong mended; and only scored."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Trace:
         return self.fate.time_s - self.started_s
 
 
-def path_of(name: str, half: Half) -> Path:
+def path_of(name: str, split: Split) -> Path:
     """Where a trace lies."""
-    return CORPUS / half / (name + SUFFIX)
+    return CORPUS / split / (name + SUFFIX)
 
 
-def save(trace: Trace, half: Half) -> Path:
+def save(trace: Trace, split: Split) -> Path:
     """One file: columns of integers, each as differences, and what is rare as it was sent."""
     hosts = [message for message in trace.messages if isinstance(message, wire.HostSample)]
     steps = [message for message in trace.messages if isinstance(message, wire.StepReport)]
@@ -92,7 +92,7 @@ def save(trace: Trace, half: Half) -> Path:
         },
         "rest": [msgspec.to_builtins(message) for message in rest],
     }
-    path = path_of(trace.name, half)
+    path = path_of(trace.name, split)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(zlib.compress(json.dumps(content).encode(), 9))
     return path
@@ -111,9 +111,9 @@ def load(path: Path) -> Trace:
     return Trace(content["name"], started_s, Fate(**content["fate"]), messages)
 
 
-def traces(half: Half) -> list[Trace]:
-    """Those of one half, by name."""
-    return [load(path) for path in sorted((CORPUS / half).glob("*" + SUFFIX))]
+def traces(split: Split) -> list[Trace]:
+    """Those of one split, by name."""
+    return [load(path) for path in sorted((CORPUS / split).glob("*" + SUFFIX))]
 
 
 def _hosts(columns: dict[str, list[int]], sources: Sequence[str], started_s: float) -> Iterator[wire.HostSample]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from benchmarks.corpus import host_parts
-from benchmarks.corpus.halves import SCENARIOS
 from benchmarks.corpus.loop import Loop
+from benchmarks.corpus.splits import SCENARIOS
 
 
 def main(name: str, *, neighbour: bool) -> None:

@@ -1,16 +1,16 @@
-"""What was added later, for both halves, each from draws of its own: other models, slow deaths, fragmentation."""
+"""What was added later, to tune on and to score on, each from draws of its own: other models, slow deaths, fragmentation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks._traces import Half
 from benchmarks.corpus.drawn import OVERHEAD_MIB, graph_every, need_mib
 from benchmarks.corpus.scenarios import Scenario, device, host, p
 
+Half = Literal["tuning", "scoring"]
 Draw = Callable[[str, Random, Half], Scenario]
 
 USUAL = {
@@ -201,14 +201,9 @@ def scenarios(kinds: dict[str, tuple[int, int, Draw]], half: Half) -> list[Scena
 
 
 def fresh(kinds: dict[str, tuple[int, int, Draw]]) -> list[Scenario]:
-    """Those that look ahead, once more."""
-    return looking(kinds, "f", FRESH_SEED)
-
-
-def looking(kinds: dict[str, tuple[int, int, Draw]], mark: str, seed: str) -> list[Scenario]:
-    """As many of those that look ahead as there are for scoring already, from another seed."""
+    """As many of those that look ahead as there are for scoring already, once more."""
     wanted = ((kind, count, draw) for kind, (_, count, draw) in kinds.items() if kind.startswith("model-"))
-    return _drawn(wanted, "scoring", mark, seed)
+    return _drawn(wanted, "scoring", "f", FRESH_SEED)
 
 
 def _drawn(kinds: Iterable[tuple[str, int, Draw]], half: Half, mark: str, seed: str) -> list[Scenario]:

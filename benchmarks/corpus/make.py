@@ -20,9 +20,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks._traces import Fate, Trace, path_of, save
-from benchmarks.corpus.halves import HALF_OF, MEANT_TO_DIE, SCENARIOS
 from benchmarks.corpus.loop import DIED
 from benchmarks.corpus.scenarios import Scenario
+from benchmarks.corpus.splits import MEANT_TO_DIE, SCENARIOS, SPLIT_OF
 from memdash import wire
 from memdash.host.capacity import CgroupLevel, cgroup_levels, read_field
 from memdash.host.sampler import HostSampler
@@ -32,7 +32,7 @@ MIB = 1 << 20
 ENTER = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
 EXIT_S = 10.0
 SHORT_S, LONG_S = 300.0, 2300.0
-AT_ONCE = {"soak": 30, "long": 20, "host": 3, "device": 7}
+AT_ONCE = {"soak": 60, "long": 20, "host": 4, "device": 6}
 """They sleep most of the time."""
 
 
@@ -173,14 +173,14 @@ def record(scenario: Scenario) -> str:
         return f"{trace.name}: {outcome}: not kept, for it was dying"
     if trace.fate.step <= 1:
         return f"{trace.name}: {outcome}: not kept, for it never trained"
-    size = save(trace, HALF_OF[trace.name]).stat().st_size
+    size = save(trace, SPLIT_OF[trace.name]).stat().st_size
     return f"{trace.name}: {outcome}, {size} bytes ({trace.fate.how})"
 
 
 def batches(names: list[str]) -> Iterator[tuple[list[Scenario], int]]:
     """What is to be recorded at once, and how many of it at a time."""
     wanted = [SCENARIOS[name] for name in names] or [
-        scenario for name, scenario in SCENARIOS.items() if not path_of(name, HALF_OF[name]).exists()
+        scenario for name, scenario in SCENARIOS.items() if not path_of(name, SPLIT_OF[name]).exists()
     ]
     short = [scenario for scenario in wanted if scenario.seconds <= SHORT_S]
     yield [scenario for scenario in wanted if scenario.seconds > LONG_S], AT_ONCE["soak"]

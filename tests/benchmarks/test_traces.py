@@ -118,11 +118,11 @@ def test_a_peer_is_as_careful_as_it_can_be():
     assert usual.lead_s[0] > careful.lead_s[0] > 0
 
 
-def test_the_halves_have_no_trace_in_common():
-    from benchmarks.corpus.halves import HALF_OF, HALVES
+def test_the_splits_have_no_trace_in_common():
+    from benchmarks.corpus.splits import SPLIT_OF, SPLITS
 
-    assert len(HALF_OF) == sum(len(scenarios) for scenarios in HALVES.values())
-    for half in ("tuning", "scoring"):
-        paths = list((_traces.CORPUS / half).glob("*" + _traces.SUFFIX))
+    assert len(SPLIT_OF) == sum(len(scenarios) for scenarios in SPLITS.values())
+    for split in SPLITS:
+        paths = list((_traces.CORPUS / split).glob("*" + _traces.SUFFIX))
         assert len(paths) >= 40
-        assert {HALF_OF[path.stem.removesuffix(".trace")] for path in paths} == {half}
+        assert {SPLIT_OF[path.stem.removesuffix(".trace")] for path in paths} == {split}

@@ -1,38 +1,40 @@
-"""Both halves of the corpus by name: what the forecast was tuned on, and what it is only scored on."""
+"""The splits of the corpus by name: what the forecast was tuned on, what it was scored on before, what scores it."""
 
 from __future__ import annotations
 
-from benchmarks._traces import Half
+from benchmarks._traces import Split
 from benchmarks.corpus import drawn, drawn_again, drawn_last, scenarios, soak
 from benchmarks.corpus.scenarios import Scenario
 
-HALVES: dict[Half, tuple[Scenario, ...]] = {
+SPLITS: dict[Split, tuple[Scenario, ...]] = {
     "tuning": (
         *scenarios.HEALTHY,
         *scenarios.DYING,
         *drawn_again.scenarios(drawn_again.HEALTHY | drawn_again.DYING, "tuning"),
     ),
-    "scoring": (
+    "seen": (
         *drawn.scenarios(drawn.HEALTHY | drawn.LONG | drawn.DYING),
         *soak.SOAK,
         *drawn_again.scenarios(drawn_again.HEALTHY | drawn_again.DYING, "scoring"),
         *drawn_again.fresh(drawn_again.HEALTHY | drawn_again.DYING),
+    ),
+    "scoring": (
         *drawn_last.SOAK,
-        *drawn_last.looking(drawn_again.HEALTHY | drawn_again.DYING),
-        *drawn_last.dying(),
+        *drawn_last.short(drawn.HEALTHY | drawn.DYING),
+        *drawn_last.others(drawn_again.HEALTHY | drawn_again.DYING),
     ),
 }
-HALF_OF: dict[str, Half] = {each.name: half for half, scenarios in HALVES.items() for each in scenarios}
-SCENARIOS = {each.name: each for scenarios in HALVES.values() for each in scenarios}
+SPLIT_OF: dict[str, Split] = {each.name: split for split, scenarios in SPLITS.items() for each in scenarios}
+SCENARIOS = {each.name: each for scenarios in SPLITS.values() for each in scenarios}
 MEANT_TO_DIE = {
     each.name
     for each in (
         *scenarios.DYING,
         *drawn.scenarios(drawn.DYING),
-        *(each for half in HALVES for each in drawn_again.scenarios(drawn_again.DYING, half)),
+        *(each for half in ("tuning", "scoring") for each in drawn_again.scenarios(drawn_again.DYING, half)),
         *drawn_again.fresh(drawn_again.DYING),
-        *drawn_last.looking(drawn_again.DYING),
-        *drawn_last.dying(),
+        *drawn_last.short(drawn.DYING),
+        *drawn_last.others(drawn_again.DYING),
     )
 }
 """One of these that outlives its recording is not kept: nobody knows what it would have come to."""
