@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 
 MOST = 64
 MAX_BYTES = 1 << 16
-_descriptors: dict[str, int] = {}
+
+
+class _Kept(threading.local):
+    """Each thread has its own, until the process ends: what one closes, another may be about to read."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[str, int] = {}
+
+
+_kept = _Kept()
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
@@ -15,19 +25,20 @@ def read(path: str | os.PathLike[str]) -> bytes:
     if not name.startswith(("/proc/", "/sys/")):  # any other may be replaced by one of the same name
         with open(name, "rb") as file:
             return file.read()
-    descriptor = _descriptors.get(name)
+    descriptors = _kept.descriptors
+    descriptor = descriptors.get(name)
     if descriptor is not None:
         try:
             return os.pread(descriptor, MAX_BYTES, 0)
         except OSError:  # the process or cgroup has gone; there may be another of its name
-            os.close(_descriptors.pop(name))
+            os.close(descriptors.pop(name))
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.pread(descriptor, MAX_BYTES, 0)
     except OSError:
         os.close(descriptor)
         raise
-    if len(_descriptors) >= MOST:
-        os.close(_descriptors.pop(next(iter(_descriptors))))
-    _descriptors[name] = descriptor
+    if len(descriptors) >= MOST:
+        os.close(descriptors.pop(next(iter(descriptors))))
+    descriptors[name] = descriptor
     return data
