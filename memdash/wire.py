@@ -210,6 +210,8 @@ class Forecast(Value, frozen=True, kw_only=True):
     headline: str = ""
     """Empty when all is well."""
     outlooks: list[Outlook] = []
+    grounds: list[str] = []
+    """What the other questions found: why there is nothing to warn of."""
 
 
 def device_headroom_bytes(memory: DeviceMemory | None) -> int | None:
@@ -409,6 +411,7 @@ class OomReport(Message, frozen=True, kw_only=True):
     rank: int
     time_s: float
     step: int
+    """Steps done; it hit in the one after."""
     where: str
     """`forward/backward`, `optimizer step` or `evaluation`."""
     micro_batch: int

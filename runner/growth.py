@@ -53,6 +53,12 @@ class Growth:
             size = smaller
         return size
 
+    def kept_small(self) -> tuple[int, int]:
+        """A length, and for how many steps groups with as long an example are cut below `settled`; zeros for none."""
+        known = [length for size, length in self.failures.items() if size <= self.settled]
+        left = self.wait - self.clean
+        return (min(known), left) if self.after and known and left > 0 else (0, 0)
+
     def why(self, size: int, longest: int) -> str:
         """Why `choose` changed the size to this one, in words."""
         if size > self.settled:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
+
 
 from memdash.agent.session import Session
 from runner.groups import Groups
@@ -14,42 +14,60 @@ from runner.training_state import Progress
 
 
 class Lookahead:
-    """Says so once an epoch, and again after a step that was cut smaller: shorter ones may not fit either."""
+    """Says so once an epoch, and again after a step that was cut smaller: shorter ones may not fit either.
 
-    def __init__(
-        self, session: Session, groups: Groups, plan: Plan, lengths: Sequence[int], flat: GroupStep | None = None
-    ) -> None:
+    Steps that are cut smaller anyway, because groups as long did not fit before, are left out.
+    """
+
+    def __init__(self, session: Session, groups: Groups, plan: Plan, step: GroupStep, *, flat: bool = False) -> None:
         """`flat` where nothing is padded: then it is the items of a step's largest slice that tell, as it is cut now."""
-        self._flat = flat
         self._session = session
         self._groups = groups
         self._plan = plan
-        self._lengths = np.asarray(lengths)
+        self._step = step
+        self._flat = flat
+        self._lengths = np.asarray(step.lengths)
         self._means_nothing = bool((self._lengths == self._lengths[0]).all())
-        self._told = (-1, 0)
+        self._told = (-1, 0, 0, 0)
 
     def tell(self, progress: Progress, *, again: bool = False) -> None:
-        """Once an epoch, unless it is to be said again; after the step was reported."""
-        now = (progress.epoch, self._flat.split.micro_batch if self._flat else 0)
-        if self._means_nothing or (now == self._told and not again):
+        """Once an epoch, unless it is to be said again or other steps are cut anyway; after the step was reported."""
+        if self._means_nothing:
+            return
+        length, steps = self._step.kept_small()
+        now = (
+            progress.epoch,
+            self._step.split.micro_batch if self._flat else 0,
+            length,
+            progress.step + steps if length else 0,
+        )
+        if now == self._told and not again:
             return
         self._told = now
-        longest, examples = self._steps(progress.epoch, progress.position)
-        more, others = self._steps(progress.epoch + 1, 0)
+        told, examples = self._steps(progress.epoch, progress.position, length, steps)
+        more, others = self._steps(progress.epoch + 1, 0, length, max(0, steps - len(told)))
         left = self._plan.total_steps - progress.step
-        self._session.coming((longest + more)[:left], (examples + others)[:left])
+        self._session.coming((told + more)[:left], (examples + others)[:left])
 
-    def _steps(self, epoch: int, position: int) -> tuple[list[int], list[int]]:
-        """The longest length of each group that is left of an epoch, and the index of the example that has it."""
+    def _steps(self, epoch: int, position: int, cut_length: int, cut_steps: int) -> tuple[list[int], list[int]]:
+        """What tells the load of each group that is left of an epoch, 0 where it is cut anyway, and whose it is."""
         left, size = self._groups.order(epoch)[position:], self._plan.global_batch
-        if self._flat is not None:
-            told = [self._flat.tells(left[start : start + size]) for start in range(0, len(left), size)]
-            return [items for items, _ in told], [example for _, example in told]
-        order = np.asarray(left)
+        longest, examples = self._longest(np.asarray(left), size)
+        told = longest
+        if self._flat:
+            tells = [self._step.tells(left[start : start + size]) for start in range(0, len(left), size)]
+            told, examples = (np.asarray([each[place] for each in tells], dtype=int) for place in (0, 1))
+        if cut_steps:
+            told = told.copy()
+            told[:cut_steps][longest[:cut_steps] >= cut_length] = 0
+        return told.tolist(), examples.tolist()
+
+    def _longest(self, order: npt.NDArray[np.int_], size: int) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
+        """The longest length of each group, and the index of the example that has it."""
         lengths = self._lengths[order]
         whole = len(order) // size * size
         rows = lengths[:whole].reshape(-1, size)
         places = rows.argmax(axis=1) + np.arange(0, whole, size) if whole else np.empty(0, dtype=int)
         if whole < len(order):  # the short last group
             places = np.append(places, whole + lengths[whole:].argmax())
-        return lengths[places].tolist(), order[places].tolist()
+        return lengths[places], order[places]

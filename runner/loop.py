@@ -51,8 +51,7 @@ class Loop:
         self._rollback = rollback
         bucket_lengths = step.lengths if config.data.padding == "bucket" else None
         self._groups = Groups(plan.num_examples, plan.global_batch, config.run.seed, bucket_lengths)
-        flat = step if config.data.padding == "flat" else None
-        self._lookahead = Lookahead(session, self._groups, plan, step.lengths, flat)
+        self._lookahead = Lookahead(session, self._groups, plan, step, flat=config.data.padding == "flat")
         self._patience = Patience(config.train, session)
         self._said_s = 0.0
         if step.why_whole:

@@ -115,6 +115,10 @@ class GroupStep:
         """What forecasts are told of a group as it would be cut now: a length or a number of items, and whose it is."""
         return self._slicing.tells(indices, self.split.micro_batch)
 
+    def kept_small(self) -> tuple[int, int]:
+        """A length, and for how many steps groups with as long an example are cut smaller anyway; zeros for none."""
+        return self.growth.kept_small()
+
     @property
     def was_cut(self) -> bool:
         """Whether the last group was trained in smaller slices than it was to be."""

@@ -100,7 +100,7 @@ def test_marks_and_outcomes_come_from_the_journal() -> None:
     hosts = [host(100, 5), host(200, 5), host(900, 5, 1), host(950, 5, 1)]
     journal = [
         entry(150, "checkpoint", "full checkpoint of 2 GiB in 3s (schedule): checkpoints/step-1-full"),
-        entry(160, "oom", "out of memory in forward/backward; trying again: micro-batch 8 -> 4"),
+        entry(160, "oom", "out of memory in step 41, forward/backward; trying again: micro-batch 8 -> 4"),
         entry(170, "notice", "full checkpoint of nothing"),
         entry(205, "state", "attempt 0 killed: the kernel took it"),  # after the last sample
         entry(910, "checkpoint", "light checkpoint of 1 GiB", 1),

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from memdash.batching import divisors
+from memdash.forecast import grounds
 from memdash.forecast.lookahead import Coming, Misfit, first_misfit
+from memdash.forecast.outlooks import misfit_outlook, over_steps, over_time, trend_outlook
 from memdash.forecast.peak import PeakModel
-from memdash.forecast.risk import Ranking, misfit_risk, trend_risk
-from memdash.forecast.trend import Floor, Trend
+from memdash.forecast.risk import Ranking
+from memdash.forecast.trend import MIN_SPAN_S, Floor, Trend
 from memdash.units import format_bytes, format_duration
 from memdash.wire import (
     CheckpointSaved,
@@ -25,6 +26,7 @@ from memdash.wire import (
     RunState,
     StepReport,
     attempt_s,
+    device_headroom_bytes,
 )
 
 LOOKS = 2
@@ -48,10 +50,26 @@ class _Rank:
     """The same with the fragments that the allocator cannot give back."""
     model: PeakModel = field(default_factory=PeakModel)
     coming: list[Coming] = field(default_factory=list)
+    through_step: int = 0
+    """The last step whose lengths are known."""
     last: StepReport | None = None
+    since_s: float = 0.0
+    """When its first step was reported."""
     trends: Trends = (None, None)
     total_bytes: int = 0
     """The largest capacity seen: what is missing of it now, others have taken."""
+
+    def headroom_bytes(self) -> int:
+        """As it was last reported."""
+        return device_headroom_bytes(self.last.memory if self.last else None) or 0
+
+    def longest_to_come(self, state: RunState) -> str:
+        """What it needs, in words."""
+        memory = self.last.memory if self.last else None
+        last = self.coming[-1] if self.coming and self.coming[-1].step > state.step else None
+        need = self.model.estimate(state.micro_batch or 1, last.longest) if last else None
+        floor_bytes, capacity_bytes = (memory.allocated_bytes or 0, memory.capacity_bytes or 0) if memory else (0, 0)
+        return grounds.of_steps_to_come(last, self.through_step, need, floor_bytes, capacity_bytes)
 
     def look_at_floor(self) -> None:
         """Whether it rises."""
@@ -74,6 +92,7 @@ class Forecaster:
         self._host_floor, self._others_floor = Floor(), Floor()
         self._host_trends: Trends = (None, None)
         self._host: HostSample | None = None
+        self._host_since_s: float | None = None
         self._saved: CheckpointSaved | None = None
         self._ranking = Ranking()
         self._looks: deque[Callable[[], None]] = deque([self._look_at_host])
@@ -93,6 +112,7 @@ class Forecaster:
         peak = memory.peak_allocated_bytes or memory.allocated_bytes
         above = max(0, peak - memory.allocated_bytes)
         time_s = attempt_s(state, report.time_s)
+        rank.since_s = time_s if is_first else rank.since_s
         rank.floor.add(time_s, report.step, used, used + above)
         if memory.inactive_split_bytes is not None:
             rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
@@ -111,6 +131,7 @@ class Forecaster:
         if state.phase == "paused":
             return
         time_s = attempt_s(state, sample.time_s)
+        self._host_since_s = time_s if self._host_since_s is None else self._host_since_s
         host = sample.host
         self._host_floor.add(time_s, state.step, host.working_set_bytes, host.peak_working_set_bytes)
         self._others_floor.add(time_s, state.step, host.working_set_bytes - host.process_bytes)
@@ -119,6 +140,7 @@ class Forecaster:
         """The order of examples to come."""
         rank = self._rank(message.rank)
         rank.coming = [Coming(*each) for each in zip(message.steps, message.longest, message.examples, strict=True)]
+        rank.through_step = message.through_step
 
     def saved(self, message: CheckpointSaved) -> None:
         """A checkpoint: the next full one will be as large."""
@@ -136,11 +158,35 @@ class Forecaster:
             outlooks += self._device_outlooks(number, rank, state)
         shown = self._ranking.settle(outlooks, now_s)
         level = shown[0].level if shown else "ok"
-        return Forecast(time_s=now_s, level=level, headline=shown[0].text if shown else "", outlooks=shown)
+        told = {(each.where, each.kind) for each in shown}
+        calm = [line for about, line in self._grounds(outlooks, state, now_s, free_disk_bytes) if about not in told]
+        return Forecast(
+            time_s=now_s, level=level, headline=shown[0].text if shown else "", outlooks=shown, grounds=calm
+        )
 
     def _look_at_host(self) -> None:
         trend = self._host_floor.trend()
         self._host_trends = trend, self._others_floor.trend() if trend else None
+
+    def _grounds(
+        self, outlooks: list[Outlook], state: RunState, now_s: float, free_bytes: int | None
+    ) -> Iterator[tuple[tuple[str, str], str]]:
+        """A line for each question, whatever its answer; of several ranks that with the least headroom."""
+        passed_s = attempt_s(state, now_s)
+        trends = {(each.where, each.rank): each for each in outlooks if each.kind == "trend"}
+        if self._host_since_s is not None:
+            seen_s = passed_s - self._host_since_s
+            yield ("host", "trend"), grounds.of_trend("host", trends.get(("host", 0)), seen_s, MIN_SPAN_S)
+        if self._ranks:
+            number = min(self._ranks, key=lambda each: self._ranks[each].headroom_bytes())
+            rank = self._ranks[number]
+            seen_s = passed_s - rank.since_s
+            yield ("device", "trend"), grounds.of_trend("device", trends.get(("device", number)), seen_s, MIN_SPAN_S)
+            yield ("device", "lookahead"), rank.longest_to_come(state)
+        if self._saved is not None and free_bytes is not None:
+            yield ("disk", "budget"), grounds.of_disk(self._saved.size_bytes, free_bytes)
+        if self._wall_s and state.eta_s is not None:
+            yield ("time", "budget"), grounds.of_time(state.eta_s, self._wall_s - passed_s)
 
     # ---- the three questions ----
 
@@ -152,8 +198,8 @@ class Forecaster:
         cause = "this run grows, as `losses.append(loss)` without .item() does"
         if others is not None and of_others:
             cause = f"other processes grew {format_bytes(round(others.rise_bytes))} in {format_duration(others.span_s)}"
-        way = _over_time(trend, self._host.host.capacity_bytes, state, now_s)
-        yield _trend_outlook("host", way, state, cause, of_others=of_others)
+        way = over_time(trend, self._host.host.capacity_bytes, state, now_s)
+        yield trend_outlook("host", way, state, cause, of_others=of_others)
 
     def _device_outlooks(self, number: int, rank: _Rank, state: RunState) -> Iterator[Outlook]:
         if rank.last is None or rank.last.memory is None:
@@ -165,10 +211,10 @@ class Forecaster:
             trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
         if trend is not None:
             cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
-            yield _trend_outlook("device", _over_steps(trend, rank.total_bytes, state), state, cause, number)
+            yield trend_outlook("device", over_steps(trend, rank.total_bytes, state), state, cause, number)
         misfit = self._misfit(rank, state)
         if misfit is not None:
-            yield _misfit_outlook(misfit, rank, state, number)
+            yield misfit_outlook(misfit, rank.last.memory.capacity_bytes or 0, len(rank.model), state, number)
 
     def _misfit(self, rank: _Rank, state: RunState) -> Misfit | None:
         report = rank.last
@@ -203,114 +249,3 @@ class Forecaster:
         size, free = format_bytes(self._saved.size_bytes), format_bytes(free_bytes)
         text = f"the next full checkpoint will not fit on the disk: it takes {size}, {free} are free"
         yield Outlook(where="disk", kind="budget", level="warning", text=text)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """A trend with its ceiling, in seconds."""
-
-    trend: Trend
-    capacity_bytes: int
-    now_bytes: float
-    """Floor and spike together."""
-    reach_s: tuple[float, float, float]
-    rates: tuple[float, float, float]
-    """Bytes a second: low, likely, high."""
-
-
-def _over_time(trend: Trend, capacity_bytes: int, state: RunState, now_s: float) -> _Way:
-    now = attempt_s(state, now_s)
-    low, likely, high = trend.line.slope_low, trend.line.slope, trend.line.slope_high
-    now_bytes = trend.line.value(now) + trend.spike_bytes
-    return _Way(trend, capacity_bytes, now_bytes, trend.reach(capacity_bytes, now), (low, likely, high))
-
-
-def _over_steps(trend: Trend, capacity_bytes: int, state: RunState) -> _Way:
-    """Likely at a pace between that of the last steps and that of the whole window."""
-    lately = state.step_time_s or trend.paces_s[1]
-    pace = (lately + (trend.span_s / trend.steps if trend.steps else lately)) / 2 or 1.0
-    fastest, slowest = min(pace, trend.paces_s[0] or pace), max(pace, trend.paces_s[1])
-    early, likely, late = trend.reach(capacity_bytes, state.step)
-    now_bytes = trend.line.value(state.step) + trend.spike_bytes
-    rates = (trend.line.slope_low / slowest, trend.line.slope / pace, trend.line.slope_high / fastest)
-    return _Way(trend, capacity_bytes, now_bytes, (early * fastest, likely * pace, late * slowest), rates)
-
-
-def _trend_outlook(
-    where: Literal["host", "device"], way: _Way, state: RunState, cause: str, rank: int = 0, *, of_others: bool = False
-) -> Outlook:
-    trend, (early, likely, late) = way.trend, way.reach_s
-    gap = way.capacity_bytes - way.now_bytes
-    step = state.step + round(likely / state.step_time_s) if state.step_time_s else None
-    at = f" (step ~{step:,})" if step is not None else ""
-    low, rate, high = (format_bytes(round(each * 60)) for each in way.rates)
-    span = format_duration(trend.span_s)
-    because = f"; {cause}" if cause else ""
-    return Outlook(
-        where=where,
-        kind="trend",
-        level=trend_risk(trend, gap, way.reach_s, state, of_others=of_others),
-        text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}{because}",
-        evidence=(
-            f"floor +{format_bytes(round(trend.rise_bytes))} in {span} and {trend.steps:,.0f} steps, {low} to {high} a "
-            f"minute; peaks {format_bytes(round(trend.spike_bytes))} above it; {format_bytes(round(gap))} left of "
-            f"{format_bytes(way.capacity_bytes)}"
-        ),
-        in_low_s=early,
-        in_s=likely,
-        in_high_s=late if late != float("inf") else None,
-        step=step,
-        capacity_bytes=way.capacity_bytes,
-        now_bytes=round(way.now_bytes),
-        bytes_per_s_low=way.rates[0],
-        bytes_per_s=way.rates[1],
-        bytes_per_s_high=way.rates[2],
-        rank=rank,
-    )
-
-
-def _misfit_outlook(misfit: Misfit, rank: _Rank, state: RunState, number: int) -> Outlook:
-    assert rank.last is not None
-    assert rank.last.memory is not None
-    capacity = rank.last.memory.capacity_bytes or 0
-    coming, need = misfit.coming, misfit.need
-    in_s = (coming.step - state.step) * (state.step_time_s or 0.0)
-    sure = misfit.sure(capacity)
-    will = "will not fit" if sure else "may not fit"
-    low, high = format_bytes(round(need.low_bytes)), format_bytes(round(need.high_bytes))
-    needed = need.middle_bytes if sure and need.likely_bytes <= capacity else need.likely_bytes
-    fitting = misfit.fitting_micro_batch
-    remedy = (
-        f"micro-batch {fitting} {'fits' if misfit.surely else 'probably fits'}" if fitting else "no micro-batch fits"
-    )
-    return Outlook(
-        where="device",
-        kind="lookahead",
-        level=misfit_risk(misfit, in_s, sure=sure),
-        text=(
-            f"step {coming.step:,} in {format_duration(in_s)} {will}: example {coming.example:,} of length "
-            f"{coming.longest:,} needs {format_bytes(round(needed))} of {format_bytes(capacity)}; {remedy}"
-        ),
-        evidence=(
-            f"needs {low} to {high}, from the peaks of {len(rank.model)} different loads; "
-            f"{'as large a load was seen' if need.seen else 'larger than any load seen'}"
-        ),
-        in_s=in_s,
-        step=coming.step,
-        capacity_bytes=capacity,
-        need_low_bytes=round(need.low_bytes),
-        need_bytes=round(need.likely_bytes),
-        need_high_bytes=round(need.high_bytes),
-        example=coming.example,
-        longest=coming.longest,
-        fitting_micro_batch=fitting,
-        rank=number,
-    )
-
-
-def span_words(early_s: float, late_s: float) -> str:
-    """`12m-19m`; `more than 12m` where there is no end."""
-    early, late = format_duration(early_s), format_duration(late_s) if late_s != float("inf") else ""
-    if not late:
-        return f"more than {early}"
-    return early if early == late else f"{early}-{late}"

@@ -228,13 +228,13 @@ class Telemetry:
             memory = message.memory
             asked += f" with {format_bytes(memory.allocated_bytes)} allocated of {format_bytes(memory.capacity_bytes)}"
             asked += " (simulated)" if memory.kind == "simulated" else ""
+        of_step = message.where != "evaluation"
+        where = f"step {message.step + 1:,}, {message.where}" if of_step else message.where
         if message.next_micro_batch is None:
-            self.journal(
-                "error", "oom", f"out of memory in {message.where} at micro-batch {message.micro_batch}{asked}"
-            )
+            self.journal("error", "oom", f"out of memory in {where} at micro-batch {message.micro_batch}{asked}")
         else:
             change = f"micro-batch {message.micro_batch} -> {message.next_micro_batch}"
-            self.journal("warning", "oom", f"out of memory in {message.where}{asked}; trying again: {change}")
+            self.journal("warning", "oom", f"out of memory in {where}{asked}; trying again: {change}")
         self.fanout.send(message)
 
     def _split_changed(self, message: wire.SplitChanged) -> None:

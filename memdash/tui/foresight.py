@@ -14,7 +14,9 @@ RISK_COLOURS: dict[wire.Risk, str] = {"ok": GOOD, "watch": INFO, "warning": WARN
 def alarm(state: wire.RunState | None) -> tuple[str, str]:
     """The headline that must not be missed and its colour; nothing while there is only something to watch."""
     forecast = state.forecast if state else None
-    if forecast is None or forecast.level not in ("warning", "critical"):
+    if state is None or forecast is None or forecast.level not in ("warning", "critical"):
+        return "", ""
+    if state.status in wire.FINAL_STATUSES:
         return "", ""
     return forecast.headline, RISK_COLOURS[forecast.level]
 
@@ -37,20 +39,22 @@ def ahead(state: wire.RunState | None, where: str, rank: int = 0) -> Ahead | Non
 
 
 def forecast_lines(state: wire.RunState | None) -> list[TextLine]:
-    """Every outlook with its figures and what it rests on."""
+    """Every outlook with its figures and what it rests on, then why there is nothing more to warn of."""
     forecast = state.forecast if state else None
-    if forecast is None:
+    if state is None or forecast is None:
         return [TextLine("nothing has been forecast yet", DIM)]
-    if not forecast.outlooks:
-        return [TextLine("ok: no memory is heading for its end, as far as can be told", GOOD)]
     lines = []
+    if state.status in wire.FINAL_STATUSES:
+        lines += [TextLine("the run is over; what follows was said at its end", DIM), TextLine("")]
+    if not forecast.outlooks:
+        lines += [TextLine("ok: no memory is heading for its end, as far as can be told", GOOD), TextLine("")]
     for outlook in forecast.outlooks:
         lines.append(TextLine(outlook.text, TEXT, ((f"{outlook.level:<9} ", RISK_COLOURS[outlook.level]),)))
         lines += [
             TextLine(text, FAINT, (("          ", FAINT),)) for text in (_figures(outlook), outlook.evidence) if text
         ]
         lines.append(TextLine(""))
-    return lines
+    return lines + [TextLine(ground, DIM) for ground in forecast.grounds]
 
 
 def _figures(outlook: wire.Outlook) -> str:

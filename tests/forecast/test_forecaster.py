@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from memdash import wire
-from memdash.forecast.forecaster import Forecaster, span_words
+from memdash.forecast.forecaster import Forecaster
+from memdash.forecast.outlooks import span_words
 from memdash.forecast.risk import CALM_S
 
 MIB = 1 << 20
@@ -80,7 +81,8 @@ def test_a_healthy_run_is_told_nothing():
     run = Run()
     run.go(800, host=lambda t: 500 + 20 * (t % 30 < 3))
     assert set(run.levels) == {"ok"}
-    assert run.now() == wire.Forecast(time_s=1400.0, level="ok")
+    forecast = run.now()
+    assert (forecast.time_s, forecast.level, forecast.headline, forecast.outlooks) == (1400.0, "ok", "", [])
 
 
 def test_a_host_leak_is_named_with_a_time_that_is_right():
@@ -166,6 +168,9 @@ def test_the_step_that_will_not_fit_is_named_before_it_comes():
     assert outlook.fitting_micro_batch == 4
     assert outlook.text.startswith("step 812 in 6m16s will not fit: example 77 of length 900 needs")
     assert outlook.text.endswith("micro-batch 4 fits")
+    whole = msgspec.structs.replace(run.state, capabilities={"SetBatchSplit": "it trains a step in one slice"})
+    (refused,) = run.forecaster.forecast(whole, 1060.0).outlooks
+    assert refused.text.endswith("micro-batch 4 fits, but it trains a step in one slice")
     run.forecaster.caps[812] = 4
     assert run.now().level == "ok"
     run.forecaster.caps.clear()
@@ -215,6 +220,45 @@ def test_a_device_without_figures_is_no_trouble():
     report = msgspec.structs.replace(run.report(1, 1001.0, 40, 16), memory=None)
     run.forecaster.step(report, run.state)
     assert run.now().level == "ok"
+
+
+GROUNDS = {
+    "at the start": (10, {}, ["host memory: too little seen to tell growth from a start; 20s are needed"]),
+    "flat": (60, {}, ["host memory: its floor does not rise"]),
+    "slow growth": (300, {"host": lambda t: 500 + t / 100}, ["host memory full in", "too far away, or seen for too"]),
+    "nothing told": (60, {}, ["steps to come: the script tells no lengths"]),
+    "lengths": (60, {"longest": 100}, ["steps to come, to step 500: the longest, in step 90, is example 7 of length 100", "needs"]),
+    "few lengths": (3, {"longest": 100}, ["too few different lengths seen to say what it needs"]),
+    "trained": (120, {"longest": 100}, ["steps to come: the longest up to step 500 has been trained"]),
+    "disk": (60, {"saved": 10}, ["disk: a full checkpoint takes 10.0 MiB, 1.00 GiB are free"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "more", "expected"), GROUNDS.values(), ids=GROUNDS)
+def test_it_says_why_all_is_well(steps, more, expected):
+    run = Run()
+    if longest := more.get("longest"):
+        run.forecaster.coming(
+            wire.ComingGroups(rank=0, time_s=1000, through_step=500, steps=[90], longest=[longest], examples=[7])
+        )
+    if saved := more.get("saved"):
+        run.forecaster.saved(
+            wire.CheckpointSaved(
+                rank=0, time_s=1.0, step=1, kind="full", path="", size_bytes=saved * MIB, duration_s=1.0
+            )
+        )
+    run.go(steps, **{key: value for key, value in more.items() if key == "host"})
+    forecast = run.forecaster.forecast(run.state, run.now().time_s, 1 << 30)
+    assert forecast.level == "ok"
+    said = "\n".join(forecast.grounds)
+    assert [part for part in expected if part not in said] == []
+
+
+def test_what_is_warned_of_is_not_called_well():
+    run = Run()
+    run.go(600, host=lambda t: 500 + t)
+    assert run.now().level == "warning"
+    assert not any(ground.startswith("host") for ground in run.now().grounds)
 
 
 def test_spans_in_words():

@@ -375,8 +375,8 @@ def test_the_look_ahead_says_what_the_steps_then_report(tmp_path: Path, data: di
         type("Listening", (), {"coming": lambda self, longest, examples: said.append((longest, examples))})(),
         Groups(16, 8, 0),
         Plan(16, 8, loop._config.train),
-        loop._step.lengths,
         loop._step,
+        flat=True,
     )
     ahead.tell(Progress())
     ahead.tell(Progress(step=1, position=8))

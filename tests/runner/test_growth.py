@@ -33,6 +33,21 @@ def clean_steps(growth: Growth, count: int, longest: int = 10) -> list[int]:
     return sizes
 
 
+def test_it_says_which_groups_it_keeps_small() -> None:
+    growth = shrunk()
+    assert growth.kept_small() == (0, 0)  # 8 has failed for none
+    clean_steps(growth, AFTER + 1)
+    assert growth.settled == 16
+    length, steps = growth.kept_small()
+    assert (length, steps) == (50, AFTER)
+    for left in range(steps, 0, -1):
+        assert growth.kept_small() == (50, left)
+        assert growth.choose(50) < growth.settled
+        growth.succeeded(growth.choose(10), 10)
+    assert growth.kept_small() == (0, 0)
+    assert growth.choose(50) == growth.settled
+
+
 def test_it_comes_back_after_the_wait() -> None:
     assert clean_steps(shrunk(), 7) == [8, 8, 8, 8, 16, 16, 16]
     twice = shrunk()

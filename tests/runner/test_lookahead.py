@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memdash.config import TrainSection
 from runner.groups import Groups
+from runner.growth import Growth
 from runner.lookahead import Lookahead
 from runner.optimizer import Plan
 from runner.training_state import Progress
@@ -19,10 +20,19 @@ class Listening:
         self.said.append((longest, examples))
 
 
-def lookahead(lengths=LENGTHS, epochs=3.0) -> tuple[Lookahead, Listening, Groups]:
+class Sizing:
+    """Of a step: how long the examples are, and which groups are cut anyway."""
+
+    def __init__(self, lengths) -> None:
+        self.lengths = lengths
+        self.growth = Growth.start(4, 4, after=4)
+        self.kept_small = self.growth.kept_small
+
+
+def lookahead(lengths=LENGTHS, epochs=3.0, sizing: Sizing | None = None) -> tuple[Lookahead, Listening, Groups]:
     session, groups = Listening(), Groups(len(lengths), 4, seed=7)
     plan = Plan(len(lengths), 4, TrainSection(global_batch=4, epochs=epochs))
-    return Lookahead(session, groups, plan, lengths), session, groups
+    return Lookahead(session, groups, plan, sizing or Sizing(lengths)), session, groups
 
 
 def trained(groups: Groups, epoch: int, position: int = 0) -> list[int]:
@@ -58,3 +68,25 @@ def test_lengths_that_are_all_alike_mean_nothing():
     ahead, session, _ = lookahead([1] * 11)
     ahead.tell(Progress())
     assert session.said == []
+
+
+def test_what_is_cut_smaller_anyway_is_left_out_while_that_lasts():
+    sizing = Sizing(LENGTHS)
+    ahead, session, groups = lookahead(sizing=sizing)
+    ahead.tell(Progress())
+    sizing.growth.failed(4, 9, 2)  # settled at 2: a cut of 4 is not what comes
+    ahead.tell(Progress(step=1, position=4))
+    assert len(session.said) == 1
+    for _ in range(5):
+        sizing.growth.succeeded(sizing.growth.choose(3), 3)
+    assert sizing.growth.settled == 4
+    ahead.tell(Progress(step=1, position=4))
+    everything = trained(groups, 0, 4) + trained(groups, 1)
+    steps = sizing.growth.kept_small()[1]
+    assert 0 < steps < len(everything)
+    expected = [0 if longest >= 9 and place < steps else longest for place, longest in enumerate(everything)]
+    assert session.said[1][0] == expected != everything
+    ahead.tell(Progress(step=1, position=4))
+    assert len(session.said) == 2
+    ahead.tell(Progress(step=3, epoch=1))
+    assert len(session.said) == 3

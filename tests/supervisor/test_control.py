@@ -87,6 +87,7 @@ def oom(**changes: object) -> wire.OomReport:
     ("report", "text"),
     [
         (oom(), "out of memory in evaluation; trying again: micro-batch 8 -> 4"),
+        (oom(where="forward/backward"), "out of memory in step 4, forward/backward; trying again: micro-batch 8 -> 4"),
         (oom(requested_bytes=2 * MIB), "out of memory in evaluation, asked for 2.00 MiB; trying again"),
         (
             oom(requested_bytes=2 * MIB, memory=AT_OOM),

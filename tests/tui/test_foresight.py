@@ -59,6 +59,7 @@ def forecast(*outlooks: wire.Outlook) -> wire.Forecast:
 )
 def test_only_what_is_urgent_is_an_alarm(made, expected):
     assert alarm(scenes.state(forecast=made)) == expected
+    assert alarm(scenes.state(forecast=made, status="oom")) == ("", "")
 
 
 def test_each_plot_gets_its_own_future():
@@ -104,6 +105,10 @@ def test_the_page_says_what_it_rests_on():
     assert texts[2].strip() == TREND.evidence
     assert f"warning   {MISFIT.text}" in texts
     assert forecast_lines(scenes.state(forecast=forecast()))[0].text.startswith("ok")
+    calm = wire.Forecast(time_s=1.0, level="ok", grounds=["host memory: its floor does not rise"])
+    assert forecast_lines(scenes.state(forecast=calm))[-1].text == "host memory: its floor does not rise"
+    over = forecast_lines(scenes.state(forecast=forecast(TREND), status="oom"))
+    assert over[0].text == "the run is over; what follows was said at its end"
     assert forecast_lines(scenes.state())[0].text == "nothing has been forecast yet"
 
 
