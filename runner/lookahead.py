@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-
 from memdash.agent.session import Session
 from runner.groups import Groups
 from runner.optimizer import Plan
