@@ -54,7 +54,7 @@ def forecast_lines(state: wire.RunState | None) -> list[TextLine]:
             TextLine(text, FAINT, (("          ", FAINT),)) for text in (_figures(outlook), outlook.evidence) if text
         ]
         lines.append(TextLine(""))
-    return lines + [TextLine(ground, DIM) for ground in forecast.grounds]
+    return lines + [TextLine(ground, DIM, (("· ", FAINT),)) for ground in forecast.grounds]
 
 
 def _figures(outlook: wire.Outlook) -> str:

@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,39 @@ from benchmarks._table import NOT_MEASURED, Row, not_measured, row, table
 pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 KEYS = {"figure", "ours", "peer", "peer_name", "ratio", "aim", "met"}
+NEEDS = {"recovery": "accelerate", "overhead": "transformers"}
+AT_ONCE = 2
+"""They wait for much of their time, and none is judged by the clock here."""
 
 
-def run(name: str, *arguments: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", *arguments]
+def run(name: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
+    return rows
+
+
+def benchmark_of(node: pytest.Item) -> str:
+    return node.name.removeprefix("test_")
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[list[dict[str, Any]]]]]:
+    """All that are asked for, in the order of their tests."""
+    wanted = [benchmark_of(item) for item in request.session.items if item.path == Path(__file__)]
+    pool = ThreadPoolExecutor(AT_ONCE)
+    yield {name: pool.submit(run, name) for name in wanted if (ROOT / "benchmarks" / f"{name}.py").exists()}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def rows(request: pytest.FixtureRequest, running: dict[str, Future[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """Of the benchmark that the test is named after."""
+    name = benchmark_of(request.node)
+    pytest.importorskip(NEEDS.get(name, "torch"))
+    rows = running[name].result()
+    assert_measured(rows)
     return rows
 
 
@@ -46,10 +74,7 @@ def values(rows: list[dict[str, Any]], figure: str, side: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_recovery() -> None:
-    pytest.importorskip("accelerate")
-    rows = run("recovery")
-    assert_measured(rows)
+def test_recovery(rows: list[dict[str, Any]]) -> None:
     # All sides really met the same limit, and really trained the same thing where nothing disturbed them.
     for side in ("ours", "peer"):
         assert min(values(rows, "out-of-memory errors met", side)) >= 1
@@ -62,9 +87,7 @@ def test_recovery() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_checkpoint() -> None:
-    rows = run("checkpoint")
-    assert_measured(rows)
+def test_checkpoint(rows: list[dict[str, Any]]) -> None:
     survived = [share for line in rows if "kill -9" in line["figure"] for share in [line["ours"]]]
     assert [share for share in survived if not isinstance(share, str)] in ([], [1.0, 1.0])
     (light_share,) = values(rows, "light in fp32 / full, size", "ours")
@@ -73,9 +96,7 @@ def test_checkpoint() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_attach() -> None:
-    rows = run("attach")
-    assert_measured(rows)
+def test_attach(rows: list[dict[str, Any]]) -> None:
     sizes = [value for line in rows if "record, MB" in line["figure"] for value in [line["ours"]]]
     assert [round(size) for size in sizes] == [20, 126]  # 12 hours are not made shorter to be quick
     (ours,) = values(rows, "8 ranks: history kept beside it, MB", "ours")
@@ -84,9 +105,7 @@ def test_attach() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_gpus() -> None:
-    rows = run("gpus")
-    assert_measured(rows)
+def test_gpus(rows: list[dict[str, Any]]) -> None:
     for line in rows:
         if not str(line["ours"]).startswith(NOT_MEASURED) and "memory" in line["figure"]:
             assert line["ours"] > 1  # the driver was really loaded
@@ -94,10 +113,7 @@ def test_gpus() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_overhead() -> None:
-    pytest.importorskip("transformers")
-    rows = run("overhead")
-    assert_measured(rows)
+def test_overhead(rows: list[dict[str, Any]]) -> None:
     agent = [line for line in rows if line["figure"].endswith("agent on") and line["peer_name"] == "agent off"]
     assert len(agent) == 3 + 3  # steps of 5, 50 and 500 ms, on the CPU and on the simulated device
     for line in rows:
@@ -107,9 +123,7 @@ def test_overhead() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_plan_accuracy() -> None:
-    rows = run("plan_accuracy")
-    assert_measured(rows)
+def test_plan_accuracy(rows: list[dict[str, Any]]) -> None:
     (worst,) = set(values(rows, "BERT-tiny, fp32: error of the peak, worst %", "ours"))
     assert worst <= 0.1
     for way in ("bf16", "fp16", "checkpointing"):
@@ -122,9 +136,7 @@ def test_plan_accuracy() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_forecast() -> None:
-    rows = run("forecast")
-    assert_measured(rows)
+def test_forecast(rows: list[dict[str, Any]]) -> None:
     # The traces are files, so that what is found in them is a fact; only the milliseconds differ.
     for figure, least in PUBLISHED.items():
         assert {value >= least for line in rows if line["figure"].startswith(figure) for value in [line["ours"]]} == {
@@ -153,9 +165,7 @@ def test_what_is_not_measured_has_no_verdict() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_strategies() -> None:
-    rows = run("strategies")
-    assert_measured(rows)
+def test_strategies(rows: list[dict[str, Any]]) -> None:
     ratios = {line["figure"]: line["ratio"] for line in rows if line["ratio"] is not None}
     assert ratios["checkpoint: light bf16, bytes"] < 0.25
     # no strategy takes more bytes than what it is to spare

@@ -120,7 +120,7 @@ async def test_it_is_seen_on_the_screen() -> None:
         assert app.screen.query_one(Banner).has_class("hidden")
         await told(app, pilot, client, scenes.state(forecast=forecast(TREND, MISFIT)))
         await pilot.pause()
-        assert any(TREND.text in line for line in screen_text(app))
+        assert any(f"{TREND.text} · f: why" in line for line in screen_text(app))
         plot = app.screen.query_one(PlotsView).query_one("#plot-host").plot
         assert any(curve.colour == FORECAST for curve in plot.curves)
         await pilot.press("f")

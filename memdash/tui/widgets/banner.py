@@ -12,8 +12,8 @@ from memdash.tui.widgets.words import WordsView
 
 MAX_LINES = 2
 _BETWEEN = " · "
-LEAVE = " · q: leave"
-"""Where it costs no line; the footer says it too."""
+LEAVE, WHY = " · q: leave", " · f: why"
+"""Where it costs no line; help says it too."""
 
 
 class Banner(WordsView):
@@ -28,8 +28,9 @@ class Banner(WordsView):
         self.set_class(not parts, "hidden")
         width = self.size.width or self.app.size.width
         lines = banner_lines(parts, max(1, width - 2))
-        if lines and board.is_over() and len(lines[-1]) + len(LEAVE) + 2 <= width and not lines[-1].endswith("…"):
-            lines[-1] += LEAVE
+        hint = LEAVE if board.is_over() else WHY if headline and not lost else ""
+        if lines and hint and len(lines[-1]) + len(hint) + 2 <= width and not lines[-1].endswith("…"):
+            lines[-1] += hint
         self.styles.height = max(1, len(lines))
         words = [(f" {line}".ljust(width)[:width], f"bold {BACKGROUND} on {colour}") for line in lines]
         self.show(tuple(word for line in words for word in (("\n", ""), line))[1:])
