@@ -48,7 +48,7 @@ def peers(tuning: Sequence[Trace], scoring: Sequence[Trace], precision: float, *
         usual = max((each for each in tried if each[0].is_usual), key=lambda each: each[1].f1)
         able = [each for each in tried if each[1].recall >= HALF_FOUND] or [usual]
         careful = max(able, key=lambda each: (min(precision, each[1].precision), median(each[1].lead_s)))
-        reached = f"chosen for precision: {careful[1].precision:.2f} on the tuning half"
+        reached = f"chosen for precision: {careful[1].precision:.2f} on the tuning split"
         chosen += [(usual[0].name, usual[0].rule), (f"{careful[0].name}; {reached}", careful[0].rule)]
     return [Peer(name, score(rule, scoring)) for name, rule in chosen]
 

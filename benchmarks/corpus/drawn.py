@@ -1,4 +1,4 @@
-"""The scoring half: the kinds of training that the tuning half has, with figures drawn at random.
+"""What was scored first: the kinds of training that the tuning split has, with figures drawn at random.
 
 How long a dying one lives is drawn, and the rate of its growth follows; the draw is the same every time.
 """

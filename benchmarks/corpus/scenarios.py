@@ -1,4 +1,4 @@
-"""The tuning half of the corpus: which parts each trace combines, under which ceiling, for how long.
+"""The tuning split of the corpus: which parts each trace combines, under which ceiling, for how long.
 
 It was written, recorded and looked at first. A trace is healthy or dead by what really happened.
 """

@@ -1,4 +1,4 @@
-"""Healthy runs of more than an hour each, only to be scored: enough of them to say how rare a false alarm is.
+"""Healthy runs of more than an hour each: enough of them to say how rare a false alarm is.
 
 Every healthy kind that the other traces have, slower, with figures drawn at random; the draw is the same every time.
 """
