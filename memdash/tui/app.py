@@ -24,10 +24,12 @@ from memdash.tui.danger import Danger
 from memdash.tui.link import ClientLike, Link
 from memdash.tui.pace import NORMAL_S, next_period
 from memdash.tui.screens.main import MainScreen
+from memdash.tui.screens.split import SplitScreen
 from memdash.tui.terminal import check_terminal, measured_on_stderr, on_hangup
 from memdash.tui.toasts import ToastingApp
 
 if TYPE_CHECKING:
+    from textual import events
     from textual.binding import BindingType
 
 THEME = Theme(
@@ -192,6 +194,11 @@ class Dashboard(ToastingApp[DashboardExit]):
             reason = "detached" if self.link.connected else "lost"
         self._left = True
         self.exit(DashboardExit(reason, self.board.state))
+
+    def on_key(self, event: events.Key) -> None:
+        """What nothing on the screen has taken: typed into the dialog that opened while it was on its way."""
+        if isinstance(self.screen, SplitScreen) and event.character:
+            self.screen.typed_early(event.character)
 
     def action_detach(self) -> None:
         """As `q`, on every screen."""

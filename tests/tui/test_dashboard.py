@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from textual import events
+from textual.widgets import Input
 
 from memdash import wire
 from memdash.errors import LinkError, SupervisorNotRunning, VersionMismatch
@@ -217,6 +219,17 @@ async def test_the_split_dialog(keys: list[str], micro_batch: int | None) -> Non
         assert isinstance(app.screen, SplitScreen)
         await pilot.press(*keys)
         assert [getattr(sent, "micro_batch", None) for sent in client.sent] == ([micro_batch] if micro_batch else [])
+
+
+async def test_a_number_typed_while_the_split_dialog_opens_is_not_lost() -> None:
+    client = FakeClient(scenes.state())
+    app = dashboard_on(client)
+    async with app.run_test(size=SIZE) as pilot:
+        await told(app, pilot, client)
+        for key in "b16":
+            app.post_message(events.Key(key, key))  # none waits for what the one before did, as in a terminal
+        await until(lambda: [entry.value for entry in app.screen.query(Input)] == ["16"])
+        assert app.screen.query_one(Input).has_focus
 
 
 async def test_the_split_dialog_shows_the_diff_and_only_peaks_that_were_recorded() -> None:

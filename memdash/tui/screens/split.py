@@ -36,6 +36,7 @@ class SplitScreen(Dialog[int | None]):
         self._peaks = peaks
         self._simulated = simulated
         self._choices = divisors(split.group)
+        self._early = ""
 
     def compose(self) -> ComposeResult:
         """The cuts, a free entry, and what it would change."""
@@ -55,8 +56,22 @@ class SplitScreen(Dialog[int | None]):
         self.query_one("#choices").styles.height = min(MAX_ROWS, len(self._choices))
         entry = self.query_one("#entry", Input)
         entry.border_title = f"or any number from 1 to {self._split.group}"
+        self._type_early()
         entry.focus()
         self._draw()
+
+    def typed_early(self, character: str) -> None:
+        """A digit that was on its way while the dialog opened: behind it, it would have meant something else."""
+        if character.isdigit():
+            self._early += character
+            self._type_early()
+
+    def _type_early(self) -> None:
+        entry = self.query("#entry").first(Input) if self._early and self.is_mounted else None
+        if entry is not None:
+            entry.select_on_focus = False  # what is typed next comes behind it
+            entry.value = self._early
+            entry.cursor_position = len(self._early)
 
     @on(Input.Changed)
     def entry_changed(self) -> None:
