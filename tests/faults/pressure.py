@@ -167,10 +167,10 @@ def _cannot_save(storm: Storm, leave_bytes: int) -> None:
 
 
 def _saves_again(storm: Storm) -> None:
-    """There is room; the schedule would wait a minute before it tries again."""
+    """There is room; the schedule would wait a minute before it tries again. One that has finished meanwhile has saved."""
 
     def saved() -> bool:
-        return storm.training.verb("checkpoint", "--full") == ExitCode.OK
+        return storm.training.verb("checkpoint", "--full") == ExitCode.OK or storm.training.is_finished()
 
     until(saved, "a checkpoint once there is room", START_S)
 

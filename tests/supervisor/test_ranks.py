@@ -102,7 +102,9 @@ def test_the_exit_code_of_somebody_elses_child():
     ) as parent:
         assert parent.stdin
         assert parent.stdout
-        adopted = RankProcess.adopt(int(parent.stdout.readline()), "mine")
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: b"MEMDASH_RUN_ID" in Path(f"/proc/{pid}/environ").read_bytes(), "its environment")
+        adopted = RankProcess.adopt(pid, "mine")
         assert adopted is not None
         parent.stdin.write(b"7\n")
         parent.stdin.flush()
