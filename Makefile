@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two at a time: most tests wait for processes of their own.
+TEST := $(BIN)/python -m pytest -n 2
 READY := $(VENV)/.ready
 
 .PHONY: help demo test check assets clean
@@ -17,10 +19,10 @@ demo: $(READY)
 	@$(BIN)/memdash run examples/demo.toml
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TEST)
 
 check: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 assets: $(READY)
 	$(BIN)/pip install --quiet --no-deps -r tests/assets.txt

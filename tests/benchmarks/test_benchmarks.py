@@ -6,8 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 KEYS = {"figure", "ours", "peer", "peer_name", "ratio", "aim", "met"}
 NEEDS = {"recovery": "accelerate", "overhead": "transformers"}
-AT_ONCE = 2
-"""They wait for much of their time, and none is judged by the clock here."""
 
 
 def run(name: str) -> list[dict[str, Any]]:
@@ -31,25 +27,12 @@ def run(name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def benchmark_of(node: pytest.Item) -> str:
-    return node.name.removeprefix("test_")
-
-
-@pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[list[dict[str, Any]]]]]:
-    """All that are asked for, in the order of their tests."""
-    wanted = [benchmark_of(item) for item in request.session.items if item.path == Path(__file__)]
-    pool = ThreadPoolExecutor(AT_ONCE)
-    yield {name: pool.submit(run, name) for name in wanted if (ROOT / "benchmarks" / f"{name}.py").exists()}
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.fixture
-def rows(request: pytest.FixtureRequest, running: dict[str, Future[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Of the benchmark that the test is named after."""
-    name = benchmark_of(request.node)
+    name = request.node.name.removeprefix("test_")
     pytest.importorskip(NEEDS.get(name, "torch"))
-    rows = running[name].result()
+    rows = run(name)
     assert_measured(rows)
     return rows
 
