@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from memdash.batching import divisors
 from memdash.forecast import grounds
 from memdash.forecast.lookahead import Coming, Misfit, first_misfit
-from memdash.forecast.outlooks import misfit_outlook, over_steps, over_time, trend_outlook
+from memdash.forecast.outlooks import device_name, misfit_outlook, over_steps, over_time, trend_outlook
 from memdash.forecast.peak import PeakModel
 from memdash.forecast.risk import Ranking
 from memdash.forecast.trend import MIN_SPAN_S, Floor, Trend
@@ -68,8 +68,7 @@ class _Rank:
         memory = self.last.memory if self.last else None
         last = self.coming[-1] if self.coming and self.coming[-1].step > state.step else None
         need = self.model.estimate(state.micro_batch or 1, last.longest) if last else None
-        floor_bytes, capacity_bytes = (memory.allocated_bytes or 0, memory.capacity_bytes or 0) if memory else (0, 0)
-        return grounds.of_steps_to_come(last, self.through_step, need, floor_bytes, capacity_bytes)
+        return grounds.of_steps_to_come(last, self.through_step, need, memory)
 
     def look_at_floor(self) -> None:
         """Whether it rises."""
@@ -181,7 +180,8 @@ class Forecaster:
             number = min(self._ranks, key=lambda each: self._ranks[each].headroom_bytes())
             rank = self._ranks[number]
             seen_s = passed_s - rank.since_s
-            yield ("device", "trend"), grounds.of_trend("device", trends.get(("device", number)), seen_s, MIN_SPAN_S)
+            name, trend = device_name(rank.last.memory if rank.last else None), trends.get(("device", number))
+            yield ("device", "trend"), grounds.of_trend(name, trend, seen_s, MIN_SPAN_S)
             yield ("device", "lookahead"), rank.longest_to_come(state)
         if self._saved is not None and free_bytes is not None:
             yield ("disk", "budget"), grounds.of_disk(self._saved.size_bytes, free_bytes)
@@ -211,10 +211,11 @@ class Forecaster:
             trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
         if trend is not None:
             cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
-            yield trend_outlook("device", over_steps(trend, rank.total_bytes, state), state, cause, number)
+            way, name = over_steps(trend, rank.total_bytes, state), device_name(rank.last.memory)
+            yield trend_outlook("device", way, state, cause, number, name=name)
         misfit = self._misfit(rank, state)
         if misfit is not None:
-            yield misfit_outlook(misfit, rank.last.memory.capacity_bytes or 0, len(rank.model), state, number)
+            yield misfit_outlook(misfit, rank.last.memory, len(rank.model), state, number)
 
     def _misfit(self, rank: _Rank, state: RunState) -> Misfit | None:
         report = rank.last

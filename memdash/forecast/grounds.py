@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from memdash.forecast.lookahead import Coming
+from memdash.forecast.outlooks import of_capacity
 from memdash.forecast.peak import Estimate
 from memdash.units import format_bytes, format_duration
-from memdash.wire import Outlook
+from memdash.wire import DeviceMemory, Outlook
 
 
 def of_trend(name: str, outlook: Outlook | None, seen_s: float, least_s: float) -> str:
@@ -17,10 +18,8 @@ def of_trend(name: str, outlook: Outlook | None, seen_s: float, least_s: float) 
     return f"{name} memory: its floor does not rise"
 
 
-def of_steps_to_come(
-    last: Coming | None, through_step: int, need: Estimate | None, floor_bytes: int, capacity_bytes: int
-) -> str:
-    """Of `last`, the longest of the examples to come, and what it needs on top of the floor; None for what is not known."""
+def of_steps_to_come(last: Coming | None, through_step: int, need: Estimate | None, memory: DeviceMemory | None) -> str:
+    """Of `last`, the longest of the examples to come, and what it needs on top of what is there; None where not known."""
     if not through_step:
         return "steps to come: the script tells no lengths, or all are alike: the peaks to come are those that were"
     if last is None:
@@ -28,8 +27,9 @@ def of_steps_to_come(
     whose = f"the longest, in step {last.step:,}, is example {last.example:,} of length {last.longest:,}"
     if need is None:
         return f"steps to come, to step {through_step:,}: {whose}; too few different lengths seen to say what it needs"
+    floor_bytes = (memory.allocated_bytes or 0) if memory else 0
     low, high = (format_bytes(round(floor_bytes + each)) for each in (need.low_bytes, need.high_bytes))
-    return f"steps to come, to step {through_step:,}: {whose}: needs {low} to {high} of {format_bytes(capacity_bytes)}"
+    return f"steps to come, to step {through_step:,}: {whose}: needs {low} to {high} {of_capacity(memory)}"
 
 
 def of_disk(size_bytes: int, free_bytes: int) -> str:

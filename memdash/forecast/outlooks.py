@@ -9,7 +9,7 @@ from memdash.forecast.lookahead import Misfit
 from memdash.forecast.risk import misfit_risk, trend_risk
 from memdash.forecast.trend import Trend
 from memdash.units import format_bytes, format_duration
-from memdash.wire import Outlook, RunState, attempt_s
+from memdash.wire import DeviceMemory, Outlook, RunState, attempt_s
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,16 @@ def over_steps(trend: Trend, capacity_bytes: int, state: RunState) -> Way:
 
 
 def trend_outlook(
-    where: Literal["host", "device"], way: Way, state: RunState, cause: str, rank: int = 0, *, of_others: bool = False
+    where: Literal["host", "device"],
+    way: Way,
+    state: RunState,
+    cause: str,
+    rank: int = 0,
+    *,
+    of_others: bool = False,
+    name: str = "",
 ) -> Outlook:
-    """Of memory that fills up."""
+    """Of memory that fills up, `where` unless it has another name."""
     trend, (early, likely, late) = way.trend, way.reach_s
     gap = way.capacity_bytes - way.now_bytes
     step = state.step + round(likely / state.step_time_s) if state.step_time_s else None
@@ -59,7 +66,7 @@ def trend_outlook(
         where=where,
         kind="trend",
         level=trend_risk(trend, gap, way.reach_s, state, of_others=of_others),
-        text=f"{where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}{because}",
+        text=f"{name or where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}{because}",
         evidence=(
             f"floor +{format_bytes(round(trend.rise_bytes))} in {span} and {trend.steps:,.0f} steps, {low} to {high} a "
             f"minute; peaks {format_bytes(round(trend.spike_bytes))} above it; {format_bytes(round(gap))} left of "
@@ -78,8 +85,9 @@ def trend_outlook(
     )
 
 
-def misfit_outlook(misfit: Misfit, capacity: int, num_loads: int, state: RunState, rank: int) -> Outlook:
+def misfit_outlook(misfit: Misfit, memory: DeviceMemory, num_loads: int, state: RunState, rank: int) -> Outlook:
     """Of a step to come; its need was learnt from the peaks of so many different loads."""
+    capacity = memory.capacity_bytes or 0
     coming, need = misfit.coming, misfit.need
     in_s = (coming.step - state.step) * (state.step_time_s or 0.0)
     sure = misfit.sure(capacity)
@@ -92,7 +100,7 @@ def misfit_outlook(misfit: Misfit, capacity: int, num_loads: int, state: RunStat
         level=misfit_risk(misfit, in_s, sure=sure),
         text=(
             f"step {coming.step:,} in {format_duration(in_s)} {will}: example {coming.example:,} of length "
-            f"{coming.longest:,} needs {format_bytes(round(needed))} of {format_bytes(capacity)}; {_remedy(misfit, state)}"
+            f"{coming.longest:,} needs {format_bytes(round(needed))} {of_capacity(memory)}; {_remedy(misfit, state)}"
         ),
         evidence=(
             f"needs {low} to {high}, from the peaks of {num_loads} different loads; "
@@ -109,6 +117,18 @@ def misfit_outlook(misfit: Misfit, capacity: int, num_loads: int, state: RunStat
         fitting_micro_batch=misfit.fitting_micro_batch,
         rank=rank,
     )
+
+
+def of_capacity(memory: DeviceMemory | None) -> str:
+    """`of 15.0 GiB`; a simulated one is called so."""
+    if memory is None:
+        return "of n/a"
+    return f"of {format_bytes(memory.capacity_bytes)}" + (" (simulated)" if memory.kind == "simulated" else "")
+
+
+def device_name(memory: DeviceMemory | None) -> str:
+    """`device`, or what it really is."""
+    return "simulated device" if memory is not None and memory.kind == "simulated" else "device"
 
 
 def _remedy(misfit: Misfit, state: RunState) -> str:

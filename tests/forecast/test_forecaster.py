@@ -135,6 +135,7 @@ def test_a_device_leak_is_named():
     (outlook,) = run.now().outlooks
     assert (outlook.where, outlook.kind) == ("device", "trend")
     assert "kept from step to step" in outlook.text
+    assert outlook.text.startswith("simulated device memory full in")
 
 
 def test_of_many_ranks_each_is_looked_at_in_its_turn():
@@ -167,7 +168,7 @@ def test_the_step_that_will_not_fit_is_named_before_it_comes():
     assert outlook.need_bytes == pytest.approx(40 * MIB + 8 * 900 * 9000 + 8 * 900**2 * 100, rel=0.02)
     assert outlook.fitting_micro_batch == 4
     assert outlook.text.startswith("step 812 in 6m16s will not fit: example 77 of length 900 needs")
-    assert outlook.text.endswith("micro-batch 4 fits")
+    assert outlook.text.endswith("of 512 MiB (simulated); micro-batch 4 fits")
     whole = msgspec.structs.replace(run.state, capabilities={"SetBatchSplit": "it trains a step in one slice"})
     (refused,) = run.forecaster.forecast(whole, 1060.0).outlooks
     assert refused.text.endswith("micro-batch 4 fits, but it trains a step in one slice")
