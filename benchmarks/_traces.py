@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,9 @@ from memdash import wire
 
 CORPUS = Path(__file__).parent / "corpus"
 SUFFIX = ".trace"
-TICKS = 1000  # a second
+XZ = b"\xfd7zXZ"
+TICKS, TICKS_BEFORE = 50, 1000
+"""A second; a supervisor's beat has five of them. Older traces are finer, and packed by zlib."""
 HOST = ("process_bytes", "num_processes", "working_set_bytes", "peak_working_set_bytes", "capacity_bytes")
 STEP = ("step", "micro_batch", "longest")
 DEVICE = (
@@ -74,6 +77,7 @@ def save(trace: Trace, split: Split) -> Path:
     sources = sorted({sample.host.capacity_source for sample in hosts})
     content = {
         "name": trace.name,
+        "ticks": TICKS,
         "started_s": trace.started_s,
         "fate": asdict(trace.fate),
         "sources": sources,
@@ -94,17 +98,19 @@ def save(trace: Trace, split: Split) -> Path:
     }
     path = path_of(trace.name, split)
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(zlib.compress(json.dumps(content).encode(), 9))
+    path.write_bytes(lzma.compress(json.dumps(content, separators=(",", ":")).encode(), preset=9))
     return path
 
 
 def load(path: Path) -> Trace:
     """As it was saved; what was not recorded is zero or None."""
-    content = json.loads(zlib.decompress(path.read_bytes()))
-    started_s = content["started_s"]
+    packed = path.read_bytes()
+    unpack = lzma.decompress if packed.startswith(XZ) else zlib.decompress
+    content = json.loads(unpack(packed))
+    started_s, ticks = content["started_s"], content.get("ticks", TICKS_BEFORE)
     messages: list[wire.Message] = [
-        *_hosts(content["host"], content["sources"], started_s),
-        *_steps(content["steps"], content["device"], started_s),
+        *_hosts(content["host"], content["sources"], started_s, ticks),
+        *_steps(content["steps"], content["device"], started_s, ticks),
         *(msgspec.convert(message, wire.Telemetry) for message in content["rest"]),
     ]
     messages.sort(key=lambda message: getattr(message, "time_s", 0.0))
@@ -116,23 +122,27 @@ def traces(split: Split) -> list[Trace]:
     return [load(path) for path in sorted((CORPUS / split).glob("*" + SUFFIX))]
 
 
-def _hosts(columns: dict[str, list[int]], sources: Sequence[str], started_s: float) -> Iterator[wire.HostSample]:
+def _hosts(
+    columns: dict[str, list[int]], sources: Sequence[str], started_s: float, ticks: int
+) -> Iterator[wire.HostSample]:
     for row in _rows(columns):
         host = wire.HostMemory(
             kind="exact", capacity_source=sources[row["source"]], **{name: row[name] for name in HOST}
         )
-        yield wire.HostSample(time_s=started_s + row["time"] / TICKS, host=host)
+        yield wire.HostSample(time_s=started_s + row["time"] / ticks, host=host)
 
 
-def _steps(columns: dict[str, list[int]], device: dict[str, list[int]], started_s: float) -> Iterator[wire.StepReport]:
+def _steps(
+    columns: dict[str, list[int]], device: dict[str, list[int]], started_s: float, ticks: int
+) -> Iterator[wire.StepReport]:
     memories: Iterable[dict[str, Any]] = _rows(device) if device[DEVICE[0]] else ()
     readings = iter(memories)
     for row in _rows(columns):
         reading = next(readings, None)
         memory = wire.DeviceMemory(device="simulated", kind="simulated", **reading) if reading else None
         yield wire.StepReport(
-            rank=0, seq=row["step"], time_s=started_s + row["time"] / TICKS, epoch=0, examples_seen=0,
-            grad_accum_steps=1, step_time_s=row["took"] / TICKS, loss=None, memory=memory,
+            rank=0, seq=row["step"], time_s=started_s + row["time"] / ticks, epoch=0, examples_seen=0,
+            grad_accum_steps=1, step_time_s=row["took"] / ticks, loss=None, memory=memory,
             **{name: row[name] for name in STEP},
         )  # fmt: skip
 

@@ -17,12 +17,9 @@ SPLITS: dict[Split, tuple[Scenario, ...]] = {
         *soak.SOAK,
         *drawn_again.scenarios(drawn_again.HEALTHY | drawn_again.DYING, "scoring"),
         *drawn_again.fresh(drawn_again.HEALTHY | drawn_again.DYING),
+        *drawn_last.FIRST.everything(),
     ),
-    "scoring": (
-        *drawn_last.SOAK,
-        *drawn_last.short(drawn.HEALTHY | drawn.DYING),
-        *drawn_last.others(drawn_again.HEALTHY | drawn_again.DYING),
-    ),
+    "scoring": tuple(drawn_last.SECOND.everything()),
 }
 SPLIT_OF: dict[str, Split] = {each.name: split for split, scenarios in SPLITS.items() for each in scenarios}
 SCENARIOS = {each.name: each for scenarios in SPLITS.values() for each in scenarios}
@@ -33,8 +30,8 @@ MEANT_TO_DIE = {
         *drawn.scenarios(drawn.DYING),
         *(each for half in ("tuning", "scoring") for each in drawn_again.scenarios(drawn_again.DYING, half)),
         *drawn_again.fresh(drawn_again.DYING),
-        *drawn_last.short(drawn.DYING),
-        *drawn_last.others(drawn_again.DYING),
+        *drawn_last.FIRST.dying(),
+        *drawn_last.SECOND.dying(),
     )
 }
 """One of these that outlives its recording is not kept: nobody knows what it would have come to."""
