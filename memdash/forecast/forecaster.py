@@ -37,8 +37,10 @@ DISK_MARGIN = 1.05
 """Of a checkpoint's size: headers, and blocks of the file system."""
 
 
+HELD_S = 0.35
+"""Fragments fill a device within half a minute: they are looked at over shorter windows, of 22 s, 45 s and so on."""
 Trends = tuple[Trend | None, Trend | None]
-"""As they were last seen: of the floor, and of what is held of the device, or of what others have of the host."""
+"""As they were last seen: of the floor, and of what is held of the device."""
 
 
 @dataclass
@@ -46,7 +48,7 @@ class _Rank:
     """What is known of one rank's device."""
 
     floor: Floor = field(default_factory=lambda: Floor(over_steps=True))
-    held: Floor = field(default_factory=lambda: Floor(over_steps=True))
+    held: Floor = field(default_factory=lambda: Floor(over_steps=True, base_s=HELD_S))
     """The same with the fragments that the allocator cannot give back."""
     model: PeakModel = field(default_factory=PeakModel)
     coming: list[Coming] = field(default_factory=list)
@@ -89,7 +91,7 @@ class Forecaster:
         self._wall_s = wall_s
         self._ranks: dict[int, _Rank] = {}
         self._host_floor, self._others_floor = Floor(), Floor()
-        self._host_trends: Trends = (None, None)
+        self._host_trend: Trend | None = None
         self._host: HostSample | None = None
         self._host_since_s: float | None = None
         self._saved: CheckpointSaved | None = None
@@ -164,8 +166,7 @@ class Forecaster:
         )
 
     def _look_at_host(self) -> None:
-        trend = self._host_floor.trend()
-        self._host_trends = trend, self._others_floor.trend() if trend else None
+        self._host_trend = self._host_floor.trend()
 
     def _grounds(
         self, outlooks: list[Outlook], state: RunState, now_s: float, free_bytes: int | None
@@ -191,13 +192,14 @@ class Forecaster:
     # ---- the three questions ----
 
     def _host_outlooks(self, state: RunState, now_s: float) -> Iterator[Outlook]:
-        trend, others = self._host_trends
+        trend = self._host_trend
         if trend is None or self._host is None:
             return
-        of_others = others is not None and others.line.slope > (1 - OWN_GROWTH) * trend.line.slope
         cause = "this run grows, as `losses.append(loss)` without .item() does"
-        if others is not None and of_others:
-            cause = f"other processes grew {format_bytes(round(others.rise_bytes))} in {format_duration(others.span_s)}"
+        rise = self._others_floor.rise_over(trend.span_s)
+        of_others = rise > (1 - OWN_GROWTH) * trend.rise_bytes
+        if of_others:
+            cause = f"other processes grew {format_bytes(round(rise))} in {format_duration(trend.span_s)}"
         way = over_time(trend, self._host.host.capacity_bytes, state, now_s)
         yield trend_outlook("host", way, state, cause, of_others=of_others)
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from memdash.forecast.peak import Estimate, PeakModel
 
+NEAR_S = 30.0
+"""Before that there is time to learn more."""
+
 
 @dataclass(frozen=True)
 class Coming:
@@ -34,9 +37,10 @@ class Misfit:
     surely: bool
     """Whether that one fits with its whole interval."""
 
-    def sure(self, capacity_bytes: float) -> bool:
-        """Whether it will not fit, rather than perhaps not."""
-        return self.need.middle_bytes > capacity_bytes
+    def sure(self, capacity_bytes: float, in_s: float) -> bool:
+        """Whether it will not fit, rather than perhaps not; where the law of smaller loads has it fit, only when it is near."""
+        need = self.need
+        return need.middle_bytes > capacity_bytes and (need.likely_bytes > capacity_bytes or in_s < NEAR_S)
 
 
 def first_misfit(

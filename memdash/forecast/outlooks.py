@@ -90,7 +90,7 @@ def misfit_outlook(misfit: Misfit, memory: DeviceMemory, num_loads: int, state: 
     capacity = memory.capacity_bytes or 0
     coming, need = misfit.coming, misfit.need
     in_s = (coming.step - state.step) * (state.step_time_s or 0.0)
-    sure = misfit.sure(capacity)
+    sure = misfit.sure(capacity, in_s)
     will = "will not fit" if sure else "may not fit"
     low, high = format_bytes(round(need.low_bytes)), format_bytes(round(need.high_bytes))
     needed = need.middle_bytes if sure and need.likely_bytes <= capacity else need.likely_bytes

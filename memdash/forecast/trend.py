@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from memdash.forecast.robust import Line, surely_rise, theil_sen
+from memdash.forecast.teeth import Teeth
 
 POINTS = 32  # of one window
 FITS = 1
@@ -27,9 +28,8 @@ MIN_SPAN_S = 20.0
 NEWEST = 3  # buckets of half a second
 BEHIND, BEHIND_NOISE = 0.1, 4.0
 """Growth has ended when readings are behind by so much of the rise, and by so many times the usual miss."""
-GIVEN_BACK = 0.5
-"""A fall by so much of a rise ends it: that was a tooth of a saw."""
-MAX_TEETH = 16
+GIVEN_BACK, AS_LONG = 0.5, 0.5
+"""A rise is a tooth of a saw when so much of it was given back before, in as much of its time."""
 AS_HIGH = 0.8  # of the highest peak: as good as it
 SURER = 0.5  # of the whole window's relative interval: a shorter window is believed instead
 SLACK_NOISE = 2.0  # usual misses by which the halves of a window may differ by chance
@@ -103,14 +103,24 @@ class Floor:
         self._stale: set[int] = set()
         """Levels of which another bucket has filled up since."""
         self._fits_left = 0
-        self._low = self._high = (0.0, float("inf"))
-        self._teeth: list[tuple[float, float]] = []
+        self._teeth = Teeth()
 
     def add(self, time_s: float, step: float, value: float, peak: float | None = None) -> None:
         """One reading where the step stands lowest, with the peak since the reading before; time without pauses."""
-        self._follow(time_s, value)
+        self._teeth.add(time_s, value)
         high = value if peak is None else max(value, peak)
         self._put(0, _Bucket(int(time_s // self._base_s), time_s, step, value, high))
+
+    def rise_over(self, span_s: float) -> float:
+        """Bytes that the lowest readings have gained in that time, or in all there is of it."""
+        kept = [buckets for buckets in self._levels if buckets]
+        if not kept:
+            return 0.0
+        widest = max(kept, key=_width_s)
+        wide = next((buckets for buckets in kept if _width_s(buckets) >= span_s), widest)
+        since_s = wide[-1].time_s - span_s
+        first = next((bucket for bucket in reversed(wide) if bucket.time_s <= since_s), wide[0])
+        return wide[-1].low - first.low
 
     def trend(self) -> Trend | None:
         """The growth that goes on now, if any; over the longest window in which it has been steady."""
@@ -160,21 +170,13 @@ class Floor:
         if last is not None and level + 1 < LEVELS:
             self._put(level + 1, _Bucket(last.index // 2, last.time_s, last.step, last.low, last.high))
 
-    def _follow(self, time_s: float, value: float) -> None:
-        """Remember the largest rises that were given back, and how long they took."""
-        if value < self._low[1]:
-            self._low = self._high = (time_s, value)
-        elif value > self._high[1]:
-            self._high = (time_s, value)
-        rise = self._high[1] - self._low[1]
-        if rise > 0 and self._high[1] - value > GIVEN_BACK * rise:
-            self._teeth.append((rise, self._high[0] - self._low[0]))
-            self._teeth = sorted(self._teeth, reverse=True)[:MAX_TEETH]
-            self._low = self._high = (time_s, value)
-
     def _is_a_tooth(self, trend: Trend) -> bool:
         """Whether rises as large have been given back before, and took about as long as this one has gone on."""
-        return any(rise >= GIVEN_BACK * trend.rise_bytes and took_s * 2 > trend.span_s for rise, took_s in self._teeth)
+        return self._teeth.any_like(GIVEN_BACK * trend.rise_bytes, AS_LONG * trend.span_s)
+
+
+def _width_s(buckets: deque[_Bucket]) -> float:
+    return buckets[-1].time_s - buckets[0].time_s
 
 
 def _tells_more(latest: Line, whole: Line) -> bool:

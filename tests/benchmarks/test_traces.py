@@ -21,7 +21,7 @@ DEVICE = wire.DeviceMemory(
 def step(number: int, memory: wire.DeviceMemory | None = None) -> wire.StepReport:
     return wire.StepReport(
         rank=0, seq=number, time_s=1000.5 + number, step=number, epoch=0, examples_seen=0, micro_batch=8,
-        grad_accum_steps=1, step_time_s=0.25, loss=None, longest=40 + number, memory=memory,
+        grad_accum_steps=1, step_time_s=0.24, loss=None, longest=40 + number, memory=memory,
     )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def host(time_s: float, used: int, capacity: int = 1000) -> wire.HostSample:
 def test_a_trace_survives_its_file(tmp_path, monkeypatch, memory):
     monkeypatch.setattr(_traces, "CORPUS", tmp_path)
     saved = wire.CheckpointSaved(rank=0, time_s=1000.6, step=0, kind="full", path="", size_bytes=9, duration_s=0.5)
-    messages = [host(0.5, 10), saved, host(1.0, 11), step(1, memory), step(2, memory), host(2.75, 13)]
+    messages = [host(0.5, 10), saved, host(1.0, 11), step(1, memory), step(2, memory), host(2.74, 13)]
     trace = Trace("x", 1000.0, Fate("host", "killed", 1004.0, 3), messages)
     path = _traces.save(trace, "tuning")
     assert _traces.load(path) == trace

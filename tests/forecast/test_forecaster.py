@@ -123,6 +123,16 @@ def test_growth_of_others_is_watched_before_it_is_believed(own, seconds, save_s,
     assert words in outlook.text
 
 
+def test_growth_of_others_is_theirs_from_the_first_moment():
+    """Also where what is theirs and what is the run's own are told apart only roughly."""
+    run, said = Run(), []
+    for _ in range(120):
+        run.go(1, host=lambda t: 400 - 15 * (t % 13), others=lambda t: 8 * t + 15 * (t % 13))
+        said += run.now().outlooks
+    assert said
+    assert {"other processes grew" in outlook.text for outlook in said} == {True}
+
+
 def test_others_that_stop_half_way_alarm_nobody():
     run = Run()
     run.go(1000, others=lambda t: min(t, 260.0))

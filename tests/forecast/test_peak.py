@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from memdash.forecast.lookahead import Coming, first_misfit
-from memdash.forecast.peak import MAX_CELLS, PeakModel, solve
+from memdash.forecast.lookahead import Coming, Misfit, first_misfit
+from memdash.forecast.peak import MAX_CELLS, Estimate, PeakModel, solve
 
 
 def bert(micro_batch: int, longest: int) -> float:
@@ -176,8 +176,17 @@ def test_the_first_step_that_does_not_fit_is_named(capacity, done, caps, step, f
     assert (found.coming.step if found else None) == step
     if found:
         assert found.fitting_micro_batch == fitting
-        assert found.sure(capacity)
+        assert found.sure(capacity, in_s=1000.0)
         assert found.need.likely_bytes == pytest.approx(5000 + bert(8, found.coming.longest), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("likely", "middle", "in_s", "sure"),
+    [(101, 110, 900, True), (99, 101, 900, False), (99, 101, 20, True), (90, 99, 20, False)],
+)
+def test_what_may_not_fit_is_sure_only_when_it_is_near(likely, middle, in_s, sure):
+    need = Estimate(80, likely, 120, seen=False, middle_bytes=middle)
+    assert Misfit(Coming(7, 50, 1), need, 2, surely=True).sure(100, in_s) is sure
 
 
 def test_a_long_list_is_not_walked():

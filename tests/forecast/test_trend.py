@@ -8,7 +8,7 @@ import random
 import pytest
 
 from memdash.forecast.robust import surely_rise, theil_sen
-from memdash.forecast.trend import Floor, climbs, envelope, rises, to_come
+from memdash.forecast.trend import LEVELS, Floor, Trend, climbs, envelope, rises, to_come
 
 RANDOM = random.Random(5)
 STEP_S = 0.5
@@ -26,6 +26,11 @@ def feed(curve, seconds: float, floor: Floor | None = None) -> Floor:
     return floor
 
 
+def asked(floor: Floor) -> list[Trend | None]:
+    """As often as it takes until every window has had its turn."""
+    return [floor.trend() for _ in range(LEVELS)]
+
+
 HEALTHY = {
     "flat": lambda t: 100.0,
     "noise": lambda t: 100 + noise(3),
@@ -40,7 +45,12 @@ HEALTHY = {
 
 @pytest.mark.parametrize("curve", HEALTHY.values(), ids=HEALTHY.keys())
 def test_no_growth_is_seen_where_there_is_none(curve):
-    assert feed(curve, 300).trend() is None
+    assert asked(feed(curve, 300)) == [None] * LEVELS
+
+
+def test_a_saw_on_a_base_far_larger_than_its_teeth_is_one():
+    floor = feed(lambda t: min(10 * t, 1000.0) + t % 300, 1150)
+    assert asked(floor) == [None] * LEVELS  # 250 s into the fourth tooth
 
 
 LEAKS = {
@@ -115,6 +125,14 @@ def test_growth_that_begins_late_is_seen_soon():
     assert trend.line.slope == pytest.approx(0.5, rel=0.1)
 
 
+def test_how_far_a_floor_has_risen_in_a_time():
+    floor = feed(lambda t: 100 + 0.5 * t + (20 if int(t) % 7 == 0 else 0), 1000)
+    assert floor.rise_over(100.0) == pytest.approx(50, abs=6)
+    assert floor.rise_over(600.0) == pytest.approx(300, abs=20)
+    assert floor.rise_over(9000.0) == pytest.approx(500, abs=40)
+    assert Floor().rise_over(10.0) == 0
+
+
 def test_growth_that_has_stopped_is_forgotten():
     assert feed(lambda t: 100 + min(t, 200.0) * 0.5, 260).trend() is None
 
@@ -132,7 +150,8 @@ def test_the_memory_of_a_long_run_is_bounded():
     size = sum(len(level) for level in floor._levels)
     feed(lambda t: 100 + noise(10), 20_000, floor)
     assert sum(len(level) for level in floor._levels) <= size + 14 * 32
-    assert len(floor._teeth) <= 16
+    assert len(floor._teeth._largest) <= 16
+    assert len(floor._teeth._marks) <= 65
 
 
 @pytest.mark.parametrize(
