@@ -172,7 +172,7 @@ class Outlook(Value, frozen=True, kw_only=True):
     """One thing that memory is heading for; times are seconds from the moment of the forecast, ends of 80 % intervals."""
 
     where: Literal["host", "device", "time", "disk"]
-    kind: Literal["trend", "lookahead", "budget"]
+    kind: Literal["trend", "lookahead", "segment", "budget"]
     level: Risk
     text: str
     """In words, with the figures."""

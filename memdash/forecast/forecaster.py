@@ -12,9 +12,18 @@ from dataclasses import dataclass, field
 from memdash.batching import divisors
 from memdash.forecast import grounds
 from memdash.forecast.lookahead import Coming, Misfit, first_misfit
-from memdash.forecast.outlooks import device_name, misfit_outlook, over_steps, over_time, trend_outlook
+from memdash.forecast.outlooks import (
+    FRAGMENTS,
+    device_name,
+    misfit_outlook,
+    over_steps,
+    over_time,
+    segment_outlook,
+    trend_outlook,
+)
 from memdash.forecast.peak import PeakModel
 from memdash.forecast.risk import Ranking
+from memdash.forecast.segments import Segments
 from memdash.forecast.trend import MIN_SPAN_S, Floor, Trend
 from memdash.units import format_bytes, format_duration
 from memdash.wire import (
@@ -50,6 +59,7 @@ class _Rank:
     floor: Floor = field(default_factory=lambda: Floor(over_steps=True))
     held: Floor = field(default_factory=lambda: Floor(over_steps=True, base_s=HELD_S))
     """The same with the fragments that the allocator cannot give back."""
+    segments: Segments = field(default_factory=Segments)
     model: PeakModel = field(default_factory=PeakModel)
     coming: list[Coming] = field(default_factory=list)
     through_step: int = 0
@@ -115,7 +125,8 @@ class Forecaster:
         time_s = attempt_s(state, report.time_s)
         rank.since_s = time_s if is_first else rank.since_s
         rank.floor.add(time_s, report.step, used, used + above)
-        if memory.inactive_split_bytes is not None:
+        rank.segments.add(time_s, memory)
+        if memory.inactive_split_bytes is not None and not memory.joins_fragments:
             rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
         if not is_first:  # the one that makes the optimizer's state ends higher than it began
             rank.model.add(report.micro_batch, report.longest, above)
@@ -210,11 +221,13 @@ class Forecaster:
         others = rank.total_bytes - (rank.last.memory.capacity_bytes or 0)
         cause = "tensors are kept from step to step, as by a retained graph"
         if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
-            trend, cause = held, "fragments that nothing fits into; expandable_segments:True avoids them"
+            trend, cause = held, FRAGMENTS
         if trend is not None:
             cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
             way, name = over_steps(trend, rank.total_bytes, state), device_name(rank.last.memory)
             yield trend_outlook("device", way, state, cause, number, name=name)
+        if (segment := rank.segments.misfit(rank.last.memory, attempt_s(state, rank.last.time_s))) is not None:
+            yield segment_outlook(segment, rank.last.memory, number)
         misfit = self._misfit(rank, state)
         if misfit is not None:
             yield misfit_outlook(misfit, rank.last.memory, len(rank.model), state, number)

@@ -7,9 +7,12 @@ from typing import Literal
 
 from memdash.forecast.lookahead import Misfit
 from memdash.forecast.risk import misfit_risk, trend_risk
+from memdash.forecast.segments import LAST, NextSegment
 from memdash.forecast.trend import Trend
 from memdash.units import format_bytes, format_duration
 from memdash.wire import DeviceMemory, Outlook, RunState, attempt_s
+
+FRAGMENTS = "fragments that nothing fits into; expandable_segments:True avoids them"
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,24 @@ def misfit_outlook(misfit: Misfit, memory: DeviceMemory, num_loads: int, state: 
         example=coming.example,
         longest=coming.longest,
         fitting_micro_batch=misfit.fitting_micro_batch,
+        rank=rank,
+    )
+
+
+def segment_outlook(segment: NextSegment, memory: DeviceMemory, rank: int) -> Outlook:
+    """Of an allocator that fragments have nearly filled."""
+    size, room, lost = map(format_bytes, (segment.size_bytes, segment.room_bytes, segment.fragments_bytes))
+    return Outlook(
+        where="device",
+        kind="segment",
+        level="critical",
+        text=(
+            f"{device_name(memory)} memory full in {format_duration(segment.in_s)}: the next segment of {size} will not fit in "
+            f"the {room} left; {lost} are {FRAGMENTS}"
+        ),
+        evidence=f"{LAST} segments were asked for in {format_duration(segment.over_s)}; {lost} {of_capacity(memory)} are gaps",
+        in_s=segment.in_s,
+        capacity_bytes=memory.capacity_bytes,
         rank=rank,
     )
 

@@ -47,7 +47,7 @@ def _measure(outlook: wire.Outlook, state: wire.RunState, rules: GuardSection) -
         if micro_batch >= state.micro_batch or state.capabilities.get("CapStep") != "":
             return None
         return Measure(key, "cap", outlook.text, outlook.step, micro_batch)
-    if outlook.kind != "trend":
+    if outlook.kind not in ("trend", "segment"):
         return None
     deed = {"warning": rules.on_warning, "critical": rules.on_critical}.get(outlook.level, "notify")
     if deed == "notify":

@@ -148,6 +148,27 @@ def test_a_device_leak_is_named():
     assert outlook.text.startswith("simulated device memory full in")
 
 
+def test_the_segment_that_will_not_fit_is_named():
+    run = Run()
+    for number in range(1, 61):
+        gaps = 120 * ((number - 1) // 15)  # three stairs, a minute or less: no line is fitted through them
+        report = run.report(number, 1000 + number * 0.5, 40, 16)
+        memory = msgspec.structs.replace(
+            report.memory,
+            reserved_bytes=(60 + gaps) * MIB,
+            peak_reserved_bytes=(60 + gaps) * MIB,
+            inactive_split_bytes=gaps * MIB,
+        )
+        run.state = msgspec.structs.replace(run.state, step=number)
+        run.forecaster.step(msgspec.structs.replace(report, memory=memory), run.state)
+    (outlook,) = [each for each in run.now().outlooks if each.kind == "segment"]
+    assert (outlook.where, outlook.level) == ("device", "critical")
+    assert outlook.text.startswith(
+        "simulated device memory full in 500ms: the next segment of 120 MiB will not fit in the"
+    )
+    assert "expandable_segments" in outlook.text
+
+
 def test_of_many_ranks_each_is_looked_at_in_its_turn():
     """And one that others slow down is told a time that spans the paces that were seen."""
     run, late = Run(), []

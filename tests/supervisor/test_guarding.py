@@ -29,6 +29,9 @@ def trend(level: wire.Risk, where="host") -> wire.Outlook:
     return wire.Outlook(where=where, kind="trend", level=level, text=f"{where} memory full")
 
 
+SEGMENT = wire.Outlook(where="device", kind="segment", level="critical", text="the next segment will not fit")
+
+
 def decided(*outlooks: wire.Outlook, rules=PROTECT, state=STATE, done=None, now_s=1000.0, cooldown_s=60.0):
     forecast = wire.Forecast(time_s=1.0, level=outlooks[0].level, outlooks=list(outlooks))
     return [in_words(each) for each in measures(forecast, state, rules, done or {}, now_s, cooldown_s)]
@@ -42,6 +45,7 @@ def decided(*outlooks: wire.Outlook, rules=PROTECT, state=STATE, done=None, now_
         (misfit(fitting=None), PROTECT, ["step 812 at micro-batch 1"]),
         (misfit(), GuardSection(), []),
         (trend("watch"), PROTECT, []),
+        (SEGMENT, PROTECT, ["stop after a full checkpoint"]),
         (trend("warning"), PROTECT, ["full checkpoint"]),
         (trend("critical"), PROTECT, ["stop after a full checkpoint"]),
         (trend("critical"), GuardSection(mode="protect", on_critical="pause"), ["pause"]),
