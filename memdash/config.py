@@ -25,6 +25,8 @@ class RunSection(Section, frozen=True, kw_only=True):
 
     name: str = "run"
     """Shown everywhere; the run id is this name with the date and time."""
+    command: list[str] = []
+    """A program of your own instead of memdash's runner: `["python", "train.py"]`, from the config's directory, no shell."""
     seed: int = 0
     """Decides initial weights, dropout and the order of examples."""
     dir: str = ""
@@ -255,6 +257,36 @@ def changed_keys(config: RunConfig) -> dict[str, Any]:
         for field, value in msgspec.structs.asdict(getattr(config, table)).items()
         if value != getattr(getattr(defaults, table), field)
     }
+
+
+OF_ANY_COMMAND = (
+    "run.name",
+    "run.command",
+    "run.dir",
+    "memory.host_budget",
+    "memory.exact_peaks",
+    "memory.malloc",
+    "budget.wall",
+)
+"""What is heeded whatever is run, beside the whole of the tables below; all other keys are those of memdash's own runner."""
+TABLES_OF_ANY_COMMAND = ("on_failure", "guard")
+
+
+def runner_keys(config: RunConfig) -> list[str]:
+    """The keys that are not their default and that only memdash's own runner heeds."""
+    return [
+        key
+        for key in changed_keys(config)
+        if key not in OF_ANY_COMMAND and key.partition(".")[0] not in TABLES_OF_ANY_COMMAND
+    ]
+
+
+def config_value(config: RunConfig, key: str) -> object:
+    """`train.micro_batch` -> 4; a table's name gives the table."""
+    value: object = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def table_name(section: type[Section]) -> str:

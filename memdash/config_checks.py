@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -16,11 +17,15 @@ from memdash.config import (
     DataSection,
     ModelSection,
     RunConfig,
+    config_value,
     data_format,
     resolve_path,
+    runner_keys,
 )
 from memdash.errors import PlanError
 from memdash.units import parse_bytes, parse_duration
+
+COMMAND_HINT = 'such as ["python", "train.py", "--lr", "3e-4"]; relative paths start from the config\'s directory'
 
 ONE_SLICE = ("batch", "group", "global", "bucket", "flat")
 """What `data.padding` may be for a group to go through the model at once."""
@@ -35,6 +40,8 @@ class Fail(Protocol):
 
 def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
     """What types cannot say; `base` is what relative paths start from. Calls `fail` for the first mistake."""
+    if config.run.command:
+        _check_command(config, base, fail)
     train, data = config.train, config.data
     positive = {
         "train.global_batch": train.global_batch,
@@ -91,6 +98,26 @@ def check(config: RunConfig, base: Path | None, fail: Fail) -> None:
         _check_duration("budget.wall", config.budget.wall, fail)
     _check_duration("guard.cooldown", config.guard.cooldown, fail)
     _check_task(config.task.name, data, base, fail)
+
+
+def _check_command(config: RunConfig, base: Path | None, fail: Fail) -> None:
+    """A program that can be started, and no key that it would never hear of."""
+    command = config.run.command
+    if not command[0] or any("\0" in part or part.encode(errors="ignore").decode() != part for part in command):
+        fail("run.command", command, "the first is the program, and all of them are text without a NUL", COMMAND_HINT)
+    if only_ours := runner_keys(config):
+        key, *more = only_ours
+        too = f", and {', '.join(more)}" if more else ""
+        why = "only memdash's own runner heeds it, and `run.command` starts a program of yours"
+        fail(key, config_value(config, key), why, f"take it out{too}; the program has options of its own")
+    if base is None:
+        return
+    program = str(base.resolve() / command[0]) if "/" in command[0] else command[0]
+    if shutil.which(program) is None:
+        if Path(base, command[0]).is_file():
+            fail("run.command", command, f"{command[0]} is not a program", COMMAND_HINT)
+        where = f"in {base.resolve()}" if "/" in command[0] else "on the PATH"
+        fail("run.command", command, f"there is no program {command[0]} {where}", COMMAND_HINT)
 
 
 def _check_strategies(config: RunConfig, fail: Fail) -> None:

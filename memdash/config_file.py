@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 import msgspec
 
 from memdash.config import SECTIONS, RunConfig, table_name
-from memdash.config_checks import check
+from memdash.config_checks import COMMAND_HINT, check
 from memdash.errors import ConfigError
 
 
@@ -129,7 +129,8 @@ def _translate(error: msgspec.ValidationError, table: dict[str, Any], where: _Pl
     expected = message[0].lower() + message[1:] if message else "not valid"
     value = _lookup(table, path)
     shown = f" = {value!r}" if value is not None and not isinstance(value, dict) else ""
-    return ConfigError(f"{where(path)}: `{path}`{shown}: {expected}")
+    hint = COMMAND_HINT if path.startswith("run.command") else ""
+    return ConfigError(f"{where(path)}: `{path}`{shown}: {expected}", hint=hint)
 
 
 def _known_keys(path: str) -> list[str]:

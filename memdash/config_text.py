@@ -41,7 +41,8 @@ def starter_config(changes: Mapping[str, Any] | None = None, about: Sequence[str
         docs = _field_docs(section)
         lines += ["", f"[{table_name(section)}]"]
         for field in msgspec.structs.fields(section):
-            starter = values.get(f"{table_name(section)}.{field.name}", field.default)
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            starter = values.get(f"{table_name(section)}.{field.name}", default)
             lines += [f"# {docs[field.name]}{_choices(section, field.name)}", f"{field.name} = {_toml(starter)}"]
     return "\n".join(lines) + "\n"
 
@@ -59,7 +60,7 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, str):
         return value if value.startswith("{") else f'"{value}"'
-    return "{}"
+    return "[]" if isinstance(value, list) else "{}"
 
 
 def _field_docs(section: type[Section]) -> dict[str, str]:

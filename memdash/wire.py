@@ -33,7 +33,7 @@ PauseDepth = Literal["hold", "release"]
 RunStatus = Literal[
     "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "oom", "killed", "lost"
 ]
-"""`starting` until the first step is reported; the last six are final."""
+"""`starting` until training is reported, or a program of the user's was not heard of for some seconds; the last six are final."""
 
 FINAL_STATUSES: frozenset[str] = frozenset({"finished", "stopped", "failed", "oom", "killed", "lost"})
 
@@ -584,6 +584,8 @@ class RunState(Message, frozen=True, kw_only=True):
     past_s: float = 0.0
     """Seconds that the attempts before this one took, pauses left out."""
     pid: int | None = None
+    own_command: bool = False
+    """Whether a program of the user's is run, whose exit codes mean what it likes, and not memdash's runner."""
     model: str = ""
     task: str = ""
     device: str = ""

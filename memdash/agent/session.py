@@ -48,6 +48,10 @@ class Session:
         self.rank = int(environment("RANK", "0"))
         self.world_size = int(environment("WORLD_SIZE", "1"))
         self.attempt = int(environment("MEMDASH_ATTEMPT", "0"))
+        self.asked_micro_batch = int(environment("MEMDASH_MICRO_BATCH") or 0)
+        """What this attempt should begin with, after one that ran out of memory; 0 = the script's own choice."""
+        self.run_dir = environment("MEMDASH_RUN_DIR", "")
+        """The run's directory, the same for all its attempts; empty outside of memdash."""
         self.step = 0
         """Optimizer steps done."""
         self.read_memory = read_memory or no_device("this script named no device to memdash.Session")
@@ -58,7 +62,7 @@ class Session:
         self._plan: wire.TrainingStarted | None = None
         self._coming: wire.ComingGroups | None = None
         self._ended = False
-        self._run_dir = environment("MEMDASH_RUN_DIR", "")
+        self._stopped = False
         path = environment("MEMDASH_SOCKET", "")
         self._ring = RingWriter() if path else None
         self._link = Link(path, self._greeting, RingReader(self._ring.memory, self.rank)) if self._ring else None
@@ -172,7 +176,8 @@ class Session:
 
     def obey(self) -> bool:
         """Carry out the commands that have come; call it only where the state is whole. False = stop."""
-        return self._control.at_boundary()
+        self._stopped = not self._control.at_boundary()
+        return not self._stopped
 
     def request_stop(self, save: Literal["none", "light", "full"] = "full") -> None:
         """Stop at the next step boundary, saving first; for signal handlers and wall-time limits."""
@@ -265,10 +270,14 @@ class Session:
             )
         )
 
-    def finish(self, outcome: Literal["finished", "stopped", "failed", "oom"] = "finished", reason: str = "") -> None:
-        """Say goodbye and close the link; at most two seconds. Later calls do nothing."""
+    def finish(self, outcome: Literal["", "finished", "stopped", "failed", "oom"] = "", reason: str = "") -> None:
+        """Say goodbye and close the link; at most two seconds. Later calls do nothing.
+
+        Without an `outcome` the run is finished, or stopped where `end_step` has said so.
+        """
         if self._ended:
             return
+        outcome = outcome or ("stopped" if self._stopped else "finished")
         self.send(
             wire.Goodbye(rank=self.rank, time_s=time.time(), step=self.step, outcome=outcome, reason=reason[:2000])
         )
@@ -286,8 +295,8 @@ class Session:
         if self._ended or not self._link:
             return
         self._ended = True
-        if self._run_dir:
-            leave(self._run_dir, self.rank, self._link.unheard())
+        if self.run_dir:
+            leave(self.run_dir, self.rank, self._link.unheard())
         self._link.close()
 
     def _forked(self) -> None:

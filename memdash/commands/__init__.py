@@ -74,7 +74,8 @@ HIDDEN = {"supervise"}
 def main(argv: Sequence[str] | None = None) -> int:
     """The `memdash` program. Every MemdashError of a verb ends here, as one line and its exit code."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    arguments, command = _split(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(arguments, argparse.Namespace(command=command))
     if args.verb is None:
         parser.print_help()
         print("\nBegin with: memdash init")
@@ -90,6 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # whoever read our output has left; python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], list[str] | None]:
+    """`run OPTIONS -- COMMAND` in two: what is a program's own is no option of ours."""
+    if argv[:1] != ["run"] or "--" not in argv:
+        return argv, None
+    at = list(argv).index("--")
+    return argv[:at], list(argv[at + 1 :])
 
 
 def _complain(error: MemdashError) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from memdash import wire
 from memdash.checkpoints import choose
-from memdash.config import RunConfig
+from memdash.config import RunConfig, config_value
 from memdash.config_file import override_config, parse_config
 from memdash.environment import training_environment
 from memdash.errors import UsageError
@@ -37,6 +37,11 @@ def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory,
     state = _wait_while_stopping(directory)
     _check_that_it_is_over(directory, state)
     config, changed = _config(directory, args.overrides)
+    if directory.record().own_command:
+        again = _once_more(directory, state, args)
+        if again and changed and not dry:
+            _replace(directory, config, state)
+        return directory, again
     asked = args.checkpoint if "/" not in args.checkpoint else str(Path(args.checkpoint).expanduser().absolute())
     if asked == "latest" and _is_trained(config, state, state.step if state else 0):
         _say_so(directory, state)
@@ -46,10 +51,29 @@ def go_on(args: argparse.Namespace, *, dry: bool = False) -> tuple[RunDirectory,
         _say_so(directory, state)
         return directory, ()
     if changed and not dry:
-        directory.replace_config(as_json(config), state.attempt if state else 0)
-        directory.replace_record(msgspec.structs.replace(directory.record(), **limits(config)))
+        _replace(directory, config, state)
     # What was asked for, not what was chosen: the training process passes over the same ones and tells the journal.
     return directory, ("--resume" if args.resume else "--warm-start", asked)
+
+
+def _once_more(directory: RunDirectory, state: wire.RunState | None, args: argparse.Namespace) -> Sequence[str]:
+    """Not empty where a program of the user's is to be started again. Raises UsageError."""
+    if args.warm_start or args.checkpoint != "latest":
+        option = "--warm-start" if args.warm_start else "--checkpoint"
+        why = f"{option} is for memdash's own runner; {directory.run_id} runs a program of yours, which loads what it saved"
+        raise UsageError(
+            why, hint=f"memdash run --resume {directory.run_id} starts it again, with MEMDASH_ATTEMPT raised"
+        )
+    if state is not None and state.status == "finished":
+        print(f"{directory.run_id} is finished: its program has ended by itself. To run it again, start a new run.")
+        return ()
+    return ("--resume", "latest")
+
+
+def _replace(directory: RunDirectory, config: RunConfig, state: wire.RunState | None) -> None:
+    """The next attempt's config in the place of the last one's."""
+    directory.replace_config(as_json(config), state.attempt if state else 0)
+    directory.replace_record(msgspec.structs.replace(directory.record(), **limits(config)))
 
 
 def still_open(directory: RunDirectory) -> UsageError:
@@ -107,16 +131,9 @@ def _config(directory: RunDirectory, overrides: Sequence[str]) -> tuple[RunConfi
     before = parse_config(table, base=base)
     after = override_config(before, overrides, base)
     for key in INVARIANT:
-        if _lookup(before, key) != _lookup(after, key):
+        if config_value(before, key) != config_value(after, key):
             raise UsageError(f"--set: `{key}` cannot change within a run", hint="start a new run instead")
     return after, after != before
-
-
-def _lookup(config: RunConfig, key: str) -> object:
-    value: object = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _is_trained(config: RunConfig, state: wire.RunState | None, step: int) -> bool:

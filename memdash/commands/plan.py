@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from memdash.commands._planning import GPUS, NotPlanned, ask, configured, probe, target
+from memdash.commands._planning import GPUS, ONLY_OURS, NotPlanned, ask, configured, probe, target
 from memdash.errors import ExitCode, UsageError
 
 
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from memdash.config_file import load_config
 
     config = load_config(args.config, args.overrides)
+    if config.run.command:
+        raise UsageError(f"{args.config}: {ONLY_OURS}", hint=f"memdash run {args.config} watches it all the same")
     check_torch()
     if args.apply:
         _check_target(args)

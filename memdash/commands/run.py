@@ -1,5 +1,6 @@
 """Start a training run and watch it, or go on with one that has ended.
 
+`memdash run CONFIG` trains what a config says, `memdash run -- python train.py --lr 3e-4` runs a program of your own.
 The run is started under a supervisor of its own and goes on when the dashboard is closed or the terminal vanishes;
 `memdash attach` finds it again.
 """
@@ -11,7 +12,7 @@ import importlib.util
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from memdash.errors import ExitCode, SupervisorAlreadyRunning, UsageError
 
@@ -36,7 +37,8 @@ QUICK = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    what = parser.add_mutually_exclusive_group(required=True)
+    parser.usage = "memdash run [options] (CONFIG | --resume RUN | --warm-start RUN | -- COMMAND ...)"
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("config", nargs="?", type=Path, help="a TOML run config; `memdash init` writes one")
     what.add_argument(
         "--resume", metavar="RUN", help="go on with a run that has ended, exactly, from its last full checkpoint"
@@ -80,12 +82,10 @@ def run(args: argparse.Namespace) -> int:
     from memdash.commands._going_on import go_on, still_open
     from memdash.commands._signals import Signals
     from memdash.commands._watch import terminal_problem, watch, watch_headless
-    from memdash.config_file import load_config
     from memdash.supervisor.launch import launch_supervisor
 
+    _check(args)
     if args.quick:
-        if args.config is None:
-            raise UsageError("--quick starts a new run", hint="give it a config")
         args.overrides = [*QUICK, *args.overrides]
     if args.dry_run:
         return _describe(args)
@@ -93,13 +93,12 @@ def run(args: argparse.Namespace) -> int:
     signals = Signals() if args.headless or problem else None
     began_s = time.time()
     again: Sequence[str] = ()
-    if args.config is not None:
-        config = load_config(args.config, args.overrides)
-        check_torch()
-        plan = None if args.no_plan else before_start(config, args.config, asks=not (signals or args.detach))
+    if wanted := _wanted(args):
+        check_torch(wanted.config)
+        plan = None if args.no_plan else before_start(wanted.config, wanted.path, asks=not (signals or args.detach))
         if plan and not plan.goes_on:
             return ExitCode.OUT_OF_MEMORY
-        directory = create(args.config, config)
+        directory = create(wanted)
         if plan and plan.message:
             directory.write_plan(plan.message)
     else:
@@ -118,21 +117,68 @@ def run(args: argparse.Namespace) -> int:
     return watch(directory)
 
 
-def check_torch() -> None:
+class Wanted(NamedTuple):
+    """A run that is to be started."""
+
+    config: RunConfig
+    path: Path
+    """The config file, beside which relative paths start; of a command line, one that could be here."""
+    toml: str
+
+
+def read(path: Path, overrides: Sequence[str]) -> Wanted:
+    """What a config file says. Raises ConfigError."""
+    from memdash.config_file import load_config
+
+    if path.suffix == ".py":
+        raise UsageError(f"{path} is a program, not a config", hint=f"run it: memdash run -- python {path}")
+    return Wanted(load_config(path, overrides), path, path.read_text(encoding="utf-8"))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UsageError where options do not go together."""
+    named = args.config or args.resume or args.warm_start
+    if args.command is None:
+        if not named:
+            raise UsageError("there is nothing to run", hint="name a config, --resume RUN, or -- python train.py")
+        if args.quick and args.config is None:
+            raise UsageError("--quick starts a new run", hint="give it a config")
+        return
+    if named:
+        hint = 'in a config it is `[run] command`; to override that: --set run.command=\'["python", "train.py"]\''
+        raise UsageError(f"{named} and a command after --: only one of them can be run", hint=hint)
+    if not args.command:
+        raise UsageError("there is no command after --", hint="such as: memdash run -- python train.py")
+    if args.quick or args.checkpoint != "latest":
+        option = "--quick" if args.quick else "--checkpoint"
+        raise UsageError(f"{option} is for memdash's own runner", hint="a program of yours has options of its own")
+
+
+def _wanted(args: argparse.Namespace) -> Wanted | None:
+    """The run to be started; None where one that is there goes on. Raises ConfigError."""
+    if args.command:
+        from memdash.commands._own_command import from_command_line
+
+        config, toml = from_command_line(args.command, args.overrides)
+        return Wanted(config, Path("memdash.toml"), toml)
+    return read(args.config, args.overrides) if args.config is not None else None
+
+
+def check_torch(config: RunConfig | None = None) -> None:
     """The runner trains with torch; to find that out after a start would leave a failed run behind."""
+    if config is not None and config.run.command:
+        return
     if importlib.util.find_spec("torch") is None:
         raise UsageError("torch is not installed here", hint="pip install 'memdash[train]'")
 
 
-def create(path: Path, config: RunConfig) -> RunDirectory:
+def create(wanted: Wanted) -> RunDirectory:
     """The run's directory, holding everything that the supervisor and the training process need."""
     from memdash.commands._going_on import as_json
     from memdash.store.run_directory import create_run
 
-    check_torch()
-    record, parent = _plan(path, config)
-    text = path.read_text(encoding="utf-8")
-    return create_run(record, config_json=as_json(config), config_toml=text, parent=parent)
+    record, parent = _plan(wanted.path, wanted.config)
+    return create_run(record, config_json=as_json(wanted.config), config_toml=wanted.toml, parent=parent)
 
 
 def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
@@ -152,7 +198,8 @@ def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
         run_id=run_id,
         name=config.run.name,
         created_s=time.time(),
-        argv=trainer,
+        argv=config.run.command or trainer,
+        own_command=bool(config.run.command),
         cwd=str(base),
         **limits(config),
         memdash_version=__version__,
@@ -162,24 +209,28 @@ def _plan(path: Path, config: RunConfig) -> tuple[RunRecord, Path]:
 
 def _describe(args: argparse.Namespace) -> int:
     """What would be started, and every key that is not its default."""
-    if args.config is None:
+    wanted = _wanted(args)
+    if wanted is None:
         from memdash.commands._going_on import go_on
 
         directory, again = go_on(args, dry=True)
         if again:
-            print(f"one more attempt of {directory.run_id}: {' '.join(again)}")
+            what = "the same command" if directory.record().own_command else " ".join(again)
+            print(f"one more attempt of {directory.run_id}: {what}")
         return ExitCode.OK
+    import shlex
+
     from memdash.batching import BatchSplit
     from memdash.config import changed_keys
-    from memdash.config_file import load_config
     from memdash.locations import socket_path
 
-    config = load_config(args.config, args.overrides)
-    record, parent = _plan(args.config, config)
+    config = wanted.config
+    record, parent = _plan(wanted.path, config)
     print(f"run        {record.run_id} in {parent / record.run_id}")
     print(f"socket     {socket_path(record.run_id)}")
-    print(f"starts     {' '.join(record.argv)}")
-    print(f"split      {BatchSplit(config.train.global_batch, config.micro_batch)}")
+    print(f"starts     {shlex.join(record.argv)}")
+    if not record.own_command:
+        print(f"split      {BatchSplit(config.train.global_batch, config.micro_batch)}")
     for key, value in changed_keys(config).items():
         print(f"{key:<28} {value!r}")
     return ExitCode.OK

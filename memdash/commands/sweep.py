@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memdash.commands.run import QUICK, check_torch
+from memdash.commands.run import QUICK, check_torch, create, read
 from memdash.errors import ExitCode, MemdashError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from memdash.commands._comparison import Row
     from memdash.commands._signals import Signals
-    from memdash.config import RunConfig
+    from memdash.commands.run import Wanted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,32 +94,31 @@ class _Sweep:
         from memdash.commands._comparison import Row
 
         found: dict[str, Row] = {}
-        for name, config in self._read(found).items():
+        for name, wanted in self._read(found).items():
             if self._signals.stopping:
                 break
             try:
-                found[name] = self._one(name, config)
+                found[name] = self._one(name, wanted)
             except KeyboardInterrupt:  # while it was planned or started
                 found[name] = Row(name, "interrupted", exit_code=ExitCode.INTERRUPTED)
             if found[name].exit_code == ExitCode.INTERRUPTED:
                 break
         return [found.get(name) or Row(name, "not run", why="the sweep was stopped before it") for name in self._paths]
 
-    def _read(self, found: dict[str, Row]) -> dict[str, RunConfig]:
+    def _read(self, found: dict[str, Row]) -> dict[str, Wanted]:
         """Those without a mistake; the others are told before anything starts."""
         from memdash.commands._comparison import Row
-        from memdash.config_file import load_config
 
         good = {}
         for name, path in self._paths.items():
             try:
-                good[name] = load_config(path, self._overrides)
+                good[name] = read(path, self._overrides)
             except MemdashError as error:
                 found[name] = Row(name, "mistake", why=_in_a_line(error), exit_code=error.exit_code)
                 print(f"{name}: left out: {_in_a_line(error)}", flush=True)
         return good
 
-    def _one(self, name: str, config: RunConfig) -> Row:
+    def _one(self, name: str, wanted: Wanted) -> Row:
         """Plan it, run it where it fits, and see what it came to."""
         from memdash.commands._before_start import plan_of
         from memdash.commands._comparison import Row
@@ -128,7 +127,7 @@ class _Sweep:
         if self._plans:
             print(f"{name}: looking whether it fits", flush=True)
             try:
-                plan = plan_of(config, self._paths[name])
+                plan = plan_of(wanted.config, wanted.path)
             except UsageError as error:
                 print(f"{name}: left out: {_in_a_line(error)}", flush=True)
                 return Row(name, "mistake", why=_in_a_line(error), exit_code=error.exit_code)
@@ -143,19 +142,18 @@ class _Sweep:
                 return Row.left_out(name, plan, verdict.removeprefix("plan: "))
         if self._signals.stopping:
             return Row(name, "not run", why="the sweep was stopped before it")
-        return self._train(name, config, plan)
+        return self._train(name, wanted, plan)
 
-    def _train(self, name: str, config: RunConfig, plan: dict[str, Any] | None) -> Row:
+    def _train(self, name: str, wanted: Wanted, plan: dict[str, Any] | None) -> Row:
         """A run like any other, watched to its end."""
         from memdash.commands._comparison import Row
         from memdash.commands._plan_page import advice
         from memdash.commands._planning import as_message
         from memdash.commands._watch import watch_headless
-        from memdash.commands.run import create
         from memdash.supervisor.launch import launch_supervisor
 
         began_s = time.time()
-        directory = create(self._paths[name], config)
+        directory = create(wanted)
         if plan is not None:
             directory.write_plan(as_message(plan, list(advice(plan))))
         launch_supervisor(directory)

@@ -39,7 +39,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created_s: float
     argv: list[str]
-    """The training process; its environment gets MEMDASH_SOCKET, MEMDASH_RUN_ID, MEMDASH_ATTEMPT and MEMDASH_RUN_DIR."""
+    """The training process; its environment gets MEMDASH_SOCKET, MEMDASH_RUN_ID, MEMDASH_ATTEMPT, MEMDASH_RUN_DIR, MEMDASH_MICRO_BATCH."""
+    own_command: bool = False
+    """Whether that is a program of the user's: it is given no arguments beside its own, and its exit codes are its own."""
     cwd: str
     env: dict[str, str] = {}
     world_size: int = 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from memdash import wire
 from memdash.checkpoints import complete
+from memdash.errors import MemdashError
 from memdash.host.exit_status import process_start
 from memdash.host.oom_evidence import OomBaseline, OomWatch
 from memdash.host.sampler import HostSampler
@@ -22,9 +23,9 @@ from memdash.store.process_record import ProcessRecord, boot_id, clear_leftovers
 from memdash.store.recorder import recorded_steps
 from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.adoption import Found, find
-from memdash.supervisor.events import LinkChanged, RankExited, RankStarted
+from memdash.supervisor.events import LinkChanged, NotHeardOf, RankExited, RankStarted
 from memdash.supervisor.output import OutputLog
-from memdash.supervisor.policy import Restart, after_failure
+from memdash.supervisor.policy import GiveUp, Restart, after_failure
 from memdash.supervisor.ranks import RankProcess
 from memdash.supervisor.run_state import advance, is_final
 from memdash.supervisor.telemetry import Telemetry
@@ -32,7 +33,12 @@ from memdash.supervisor.verdict import judge
 
 LAST_WORDS_S = 2.0  # a forked child of a dead process may hold its connection open for ever
 EVIDENCE_S = 1.0  # the kernel counts a kill, then kills, then writes its log
+HEARD_OF_S = 5.0  # a program of the user's that makes a Session later is taken for what it is then
 LOOK_BEATS = 10  # between two looks at the kernel's counter
+FROM_OUTSIDE = (
+    "no memdash.Session so far: watched from outside (host memory, GPUs, output); steps, pauses and checkpoints need one, "
+    "and a stop is a SIGTERM"
+)
 
 
 class Attempts:
@@ -64,7 +70,7 @@ class Attempts:
         Raises MemdashError when the process cannot be started.
         """
         if found is None:
-            self._start(0, [])
+            self._start(0)
             return
         clear_leftovers(self._directory)
         if not is_final(found):
@@ -117,6 +123,10 @@ class Attempts:
     def _watch_living(self, rank: RankProcess) -> None:
         if rank.kill_when_due():
             self._telemetry.journal("error", "state", "it did not end when asked: killed")
+        state = self._telemetry.state
+        if state.own_command and state.status == "starting" and wire.attempt_s(state, time.time()) > HEARD_OF_S:
+            self._telemetry.advance(NotHeardOf())
+            self._telemetry.journal("info", "state", FROM_OUTSIDE)
         self._beats += 1
         if self._beats % LOOK_BEATS:
             return
@@ -138,7 +148,8 @@ class Attempts:
         self._telemetry.advance(LinkChanged(linked=False))
         self._sampler = self._sampler_of(adopted.rank.pid)
 
-    def _start(self, attempt: int, arguments: Sequence[str], *, by_policy: bool = False) -> None:
+    def _start(self, attempt: int, arguments: Sequence[str] = (), restart: Restart | None = None) -> None:
+        """`arguments` are for the runner; a program of the user's is told by its environment. Raises MemdashError."""
         record = self._record
         environment = {
             # spinning OpenMP threads cost up to 37x the CPU on a busy machine
@@ -150,7 +161,9 @@ class Attempts:
             "MEMDASH_RUN_ID": record.run_id,
             "MEMDASH_ATTEMPT": str(attempt),
             "MEMDASH_RUN_DIR": str(self._directory.path),
+            "MEMDASH_MICRO_BATCH": str(restart.micro_batch or "") if restart else "",
         }
+        arguments = () if record.own_command else arguments
         forget_last_words(self._directory)
         self._output.mark()
         argv = [*record.argv, *arguments]
@@ -158,9 +171,10 @@ class Attempts:
         self._sampler, self._ended_at_s = self._sampler_of(self._rank.pid), None
         self._oom, self._kills, self._kills_told = OomWatch.begin(self._rank.pid), 0, 0
         self._telemetry.advance(
-            RankStarted(time_s=time.time(), pid=self._rank.pid, attempt=attempt, by_policy=by_policy)
+            RankStarted(time_s=time.time(), pid=self._rank.pid, attempt=attempt, by_policy=restart is not None)
         )
-        which = f"attempt {attempt} started: {' '.join(arguments)}" if attempt else "training process started"
+        which = f"attempt {attempt} started" if attempt else "training process started"
+        which += f": {' '.join(arguments)}" if arguments else ""
         self._telemetry.journal("info", "state", f"{which}, pid {self._rank.pid}")
         self._write_process(attempt, self._rank.pid)
         self._telemetry.flush_state()
@@ -235,8 +249,11 @@ class Attempts:
         if isinstance(decision, Restart):
             self._telemetry.journal("error", "state", f"attempt {ended.attempt} {ended.status}: {ended.status_reason}")
             self._telemetry.journal("warning", "state", decision.why)
-            self._start(ended.attempt + 1, self._restart_arguments(decision), by_policy=True)
-            return
+            try:
+                self._start(ended.attempt + 1, self._restart_arguments(decision), decision)
+                return
+            except MemdashError as error:  # such as a program that has been removed meanwhile
+                decision = GiveUp(f"not restarted: {error}")
         if decision.why:  # before the end is told: whoever follows a run leaves then
             self._telemetry.journal("warning", "state", decision.why)
         self._telemetry.advance(exited)

@@ -47,6 +47,11 @@ class LinkChanged:
 
 
 @dataclass(frozen=True)
+class NotHeardOf:
+    """A program of the user's has run for a while without a memdash.Session: it is watched from outside."""
+
+
+@dataclass(frozen=True)
 class WallBudgetSpent:
     """This attempt has no time left but for a full checkpoint."""
 

@@ -315,6 +315,7 @@ def _first_state(record: RunRecord, directory: RunDirectory) -> wire.RunState:
         created_s=record.created_s,
         world_size=record.world_size,
         run_dir=str(directory.path),
+        own_command=record.own_command,
     )
 
 

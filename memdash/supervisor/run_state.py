@@ -15,6 +15,7 @@ from memdash.supervisor.events import (
     CommandFailed,
     ForecastMade,
     LinkChanged,
+    NotHeardOf,
     RankExited,
     RankStarted,
     StopDecided,
@@ -23,6 +24,7 @@ from memdash.supervisor.events import (
 from memdash.supervisor.verdict import judge
 from memdash.wire import RunState, RunStatus
 
+WITHOUT_SESSION = "this program has not made a memdash.Session"
 SMOOTHING = 0.1  # weight of the newest step in the smoothed step time: about the last twenty steps
 
 
@@ -48,6 +50,8 @@ def refusal(state: RunState, command: wire.Command) -> str:
         again = state.status == "stopping" and command.save != "none"
         return "already stopping; a stop that saves nothing ends it by force" if again else ""
     if not state.linked:
+        if reason := state.capabilities.get(name):
+            return reason
         return (
             "the training process is not connected yet" if state.step == 0 else "the training process does not answer"
         )
@@ -71,7 +75,7 @@ def outcome_exit_code(state: RunState) -> ExitCode:
         return ExitCode.HOST_OOM
     if state.status == "stopped" and state.out_of_time:
         return ExitCode.OUT_OF_TIME
-    if state.status == "failed" and state.exit_code == ExitCode.USAGE:
+    if state.status == "failed" and state.exit_code == ExitCode.USAGE and not state.own_command:
         return ExitCode.USAGE
     return {
         "finished": ExitCode.OK,
@@ -108,6 +112,7 @@ def _rank_started(state: RunState, event: RankStarted) -> RunState:
         pid=event.pid,
         paused_s=0.0,
         paused_since_s=None,
+        capabilities={},
         micro_batch=0,
         grad_accum_steps=0,
         last_words="",
@@ -119,6 +124,16 @@ def _link_changed(state: RunState, event: LinkChanged) -> RunState:
     if event.capabilities is None:
         return _set(state, linked=event.linked)
     return _set(state, linked=event.linked, capabilities=event.capabilities)
+
+
+def _not_heard_of(state: RunState, event: NotHeardOf) -> RunState:
+    names = [command.__name__ for command in wire.COMMANDS if command is not wire.Stop]
+    return _set(
+        state,
+        status="running" if state.status == "starting" else state.status,
+        phase="training",
+        capabilities={wire.Stop.__name__: "", **dict.fromkeys([*names, "Release"], WITHOUT_SESSION)},
+    )
 
 
 def _training_started(state: RunState, message: wire.TrainingStarted) -> RunState:
@@ -289,6 +304,7 @@ _TRANSITIONS: dict[type, Any] = {
     WallBudgetSpent: _out_of_time,
     ForecastMade: _forecast_made,
     StopDecided: _stop_decided,
+    NotHeardOf: _not_heard_of,
     LinkChanged: _link_changed,
     CommandAccepted: _command_accepted,
     CommandApplied: _command_applied,

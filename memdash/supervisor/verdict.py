@@ -38,14 +38,16 @@ class Verdict:
 def judge(state: RunState, event: RankExited) -> Verdict:
     """The end of the attempt that `state` describes."""
     code, said = event.exit_code, state.last_words
-    if said == "finished" or (code == 0 and not said):
+    ours = None if state.own_command else code  # what a number means is agreed upon with the runner alone
+    obeyed = state.own_command and state.status == "stopping" and code == 0 and not said
+    if said == "finished" or (code == 0 and not said and not obeyed):
         return Verdict("finished", state.status_reason)
-    if code == ExitCode.USAGE:
+    if ours == ExitCode.USAGE:
         return Verdict("failed", state.status_reason or "the config asks for what cannot be done")
-    if said == "stopped" or code == ExitCode.STOPPED:
+    if said == "stopped" or ours == ExitCode.STOPPED or obeyed:
         asked = state.stop_cause or state.status_reason or "stopped on request"
         return Verdict("stopped", "the wall budget is used up" if state.out_of_time else asked)
-    if said == "oom" or code == ExitCode.OUT_OF_MEMORY:
+    if said == "oom" or ours == ExitCode.OUT_OF_MEMORY:
         return Verdict("oom", state.status_reason or "out of device memory")
     error = _one_line(state.status_reason) or python_error(event.output)
     number = _signal(code, told=bool(said or error))

@@ -112,7 +112,7 @@ def refusal(
     if action.name == "stop":
         return ""
     if not state.linked:
-        return "the training process is not connected"
+        return state.capabilities.get(action.capability) or "the training process is not connected"
     if action.name == "release" and resumes(state) and not _lacking(action, state):
         return f"already {state.status}"
     return _lacking(action, state)
