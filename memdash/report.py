@@ -118,10 +118,12 @@ def verdict(state: wire.RunState) -> str:
         "killed": "was killed",
         "lost": "ended unseen",
     }.get(state.status, f"is {state.status}")
-    place = f"at step {state.step} of {state.total_steps}" if state.total_steps else "before its first step"
+    place = f" at step {state.step} of {state.total_steps}" if state.total_steps else " before its first step"
+    if not state.total_steps and state.own_command:
+        place = ""  # it may have no steps, or none that we are told of
     took = f" after {_took(state, state.ended_s)}" if state.ended_s else ""
     why = f": {state.status_reason}" if state.status_reason else ""
-    return f"{state.run_id} {outcome} {place}{took}{why}"
+    return f"{state.run_id} {outcome}{place}{took}{why}"
 
 
 def _took(state: wire.RunState, ended_s: float) -> str:

@@ -659,6 +659,11 @@ class RunState(Message, frozen=True, kw_only=True):
     run_dir: str = ""
 
 
+def outside_only(state: RunState) -> str:
+    """Why a program of the user's is only watched from outside, in words for a person; empty where it has a Session."""
+    return "" if state.linked or not state.own_command else state.capabilities.get(Pause.__name__, "")
+
+
 def attempt_s(state: RunState, now_s: float) -> float:
     """Seconds that this attempt has taken up to now, or took up to its end, pauses left out."""
     if state.started_s is None:

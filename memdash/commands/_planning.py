@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 600.0  # a model of a billion parameters is initialised in the planning process
 PROBE_S = 120.0  # a person is waiting, and a step that takes a minute has told enough by not ending
-ONLY_OURS = "only memdash's own runner can be planned, and `run.command` starts a program of yours"
+ONLY_OURS = "only what memdash's own runner trains can be planned, and this is a program of yours"
 SAFE = 0.8  # of the free host memory: a probe must never be what drives the machine into its end
 CONTEXT_BYTES = 500 * MIB  # CUDA's own share of a card: 300 to 600 MiB, by card and driver
 

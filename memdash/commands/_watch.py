@@ -126,7 +126,8 @@ class _Printer:
         if isinstance(message, wire.RunState):
             self.state = message
             now_s = asyncio.get_running_loop().time()
-            if message.step and now_s - self._printed_s >= LINE_EVERY_S:
+            going = message.step or wire.outside_only(message)
+            if going and now_s - self._printed_s >= LINE_EVERY_S:
                 self._printed_s = now_s
                 print(f"{_clock(time.time())}  {self._name}{progress_line(message, time.time())}", flush=True)
         elif isinstance(message, wire.Backfilled):
@@ -144,7 +145,7 @@ def _clock(time_s: float) -> str:
 
 def progress_line(state: wire.RunState, now_s: float) -> str:
     """One line that says where a run is and how much memory it has left."""
-    parts = [f"step {state.step}/{state.total_steps}"]
+    parts = [f"step {state.step}/{state.total_steps}"] if state.total_steps else [f"pid {state.pid}"]
     if state.loss is not None:
         parts.append(f"loss {state.loss:.4f}")
     if state.micro_batch:
@@ -201,7 +202,8 @@ def _verdict(state: wire.RunState) -> str:
     where = f"; {state.run_dir}"
     if state.status in ("failed", "oom", "killed", "lost"):
         where += f"\nwhat it printed: memdash logs {state.run_id}    what happened: memdash report {state.run_id}"
-    return f"{state.run_id} {state.status}{reason}; step {state.step} of {state.total_steps} in {took}{losses}{where}"
+    steps = f"step {state.step} of {state.total_steps} in " if state.total_steps else ""
+    return f"{state.run_id} {state.status}{reason}; {steps}{took}{losses}{where}"
 
 
 def _exit_code(state: wire.RunState) -> int:

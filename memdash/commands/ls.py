@@ -55,10 +55,11 @@ def _line(directory: RunDirectory, state: wire.RunState) -> str:
     now_s = time.time()
     live = state.status not in wire.FINAL_STATUSES
     status = state.status if not live or _served(directory) else f"{state.status}?"
+    steps = f"{state.step}/{state.total_steps}" if state.total_steps else "-"
     why = state.status_reason.partition("\n")[0]
     took = format_clock(wire.attempt_s(state, now_s), state.past_s)
     return (
-        f"{directory.run_id:<28} {status:<10} {f'{state.step}/{state.total_steps}':>15} "
+        f"{directory.run_id:<28} {status:<10} {steps:>15} "
         f"{format_percent(min(shares)) if live and shares else '-':>9} {format_duration(now_s - state.created_s):>7}  "
         f"{f'attempt {state.attempt}: {took}' if state.attempt else took}"
         f"{f'  {why}' if why and state.status in ENDED_BADLY else ''}"

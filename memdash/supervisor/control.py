@@ -123,6 +123,8 @@ def describe(command: wire.Command, state: wire.RunState) -> str:
     if isinstance(command, wire.SaveCheckpoint):
         return f"{command.kind} checkpoint"
     if isinstance(command, wire.Stop):
+        if wire.outside_only(state):
+            return "stop by SIGTERM"
         return "stop without saving" if command.save == "none" else f"stop after a {command.save} checkpoint"
     if isinstance(command, wire.Pause):
         return "pause and free the device" if command.depth == "release" else "pause"

@@ -110,7 +110,7 @@ def ending(board: Board) -> list[str]:
     return [
         f"{outcome}: {state.status_reason}" if state.status_reason else outcome,
         *([f"signal {-code}" if code < 0 else f"exit code {code}"] if code else []),
-        f"step {state.step:,} of {state.total_steps:,}",
+        *([f"step {state.step:,} of {state.total_steps:,}"] if state.total_steps else []),
         *([elapsed_text(board, state.ended_s)] if state.ended_s is not None else []),
         *_losses(board),
     ]

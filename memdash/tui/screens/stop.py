@@ -20,6 +20,12 @@ _CHOICES: tuple[tuple[str, Save, str, str], ...] = (
     ("c", "light", "save the weights, then stop", "the model can be used; training cannot be resumed exactly"),
     ("n", "none", "stop without saving", "all steps since the last checkpoint are lost"),
 )
+_BY_SIGNAL: tuple[str, Save, str, str] = (
+    "n",
+    "none",
+    "stop it by SIGTERM",
+    "it is killed when it does not end by itself",
+)
 
 
 class StopScreen(Dialog[Save | None]):
@@ -37,7 +43,7 @@ class StopScreen(Dialog[Save | None]):
         super().__init__()
         self._state = state
         can_save = state.linked and state.capabilities.get("SaveCheckpoint") == ""
-        self._choices = _CHOICES if can_save else _CHOICES[-1:]
+        self._choices = _CHOICES if can_save else (_BY_SIGNAL,) if wire.outside_only(state) else _CHOICES[-1:]
         self._at = 0
 
     def compose(self) -> ComposeResult:

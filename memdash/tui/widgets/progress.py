@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memdash import wire
 from memdash.tui.board import Board
 from memdash.tui.figures import epoch_text, progress
 from memdash.tui.palette import DIM, RULE, STATUS_COLOURS, TEXT
@@ -18,7 +19,7 @@ class ProgressLine(WordsView):
         """Show how far the run is."""
         state = board.state
         if state is None or not state.total_steps:
-            self.show((("no step yet" if state else "", DIM),))
+            self.show(((_no_steps(state), DIM),))
             return
         done = progress(state)
         left = ((f"step {state.step:,}", f"bold {TEXT}"), (f"/{state.total_steps:,}  ", DIM))
@@ -29,6 +30,13 @@ class ProgressLine(WordsView):
             right = (percent, (eta, TEXT))
         room = max(1, self.size.width - length(left) - length(right))
         self.show((*left, *bar(done, room, STATUS_COLOURS[state.status]), *right))
+
+
+def _no_steps(state: wire.RunState | None) -> str:
+    if state is None:
+        return ""
+    reason = wire.outside_only(state)
+    return f"{reason}: no steps, keys or ETA" if reason else "no step yet"
 
 
 def bar(part: float, width: int, colour: str) -> tuple[tuple[str, str], tuple[str, str]]:
