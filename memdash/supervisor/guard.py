@@ -5,10 +5,10 @@ from __future__ import annotations
 from memdash import wire
 from memdash.client import new_command_id
 from memdash.config import GuardSection
-from memdash.supervisor.control import Control
+from memdash.supervisor.control import Control, describe
 from memdash.supervisor.events import StopDecided
 from memdash.supervisor.forecasting import Forecasting
-from memdash.supervisor.guarding import Measure, command, in_words, measures
+from memdash.supervisor.guarding import Measure, command, measures
 from memdash.supervisor.telemetry import Telemetry
 from memdash.units import parse_duration
 
@@ -40,8 +40,10 @@ class Guard:
             self._do(measure, now_s)
 
     def _do(self, measure: Measure, now_s: float) -> None:
+        deed = command(measure, new_command_id())
+        what = describe(deed, self._telemetry.state)
         would = "would have done" if self._rules.dry_run else "does"
-        self._telemetry.journal("warning", "guard", f"the guard {would}: {in_words(measure)}; because {measure.why}")
+        self._telemetry.journal("warning", "guard", f"the guard {would}: {what}; because {measure.why}")
         if self._rules.dry_run:
             return
         forecaster = self._forecasting.forecaster
@@ -52,4 +54,4 @@ class Guard:
 
         if measure.deed == "stop":
             self._telemetry.advance(StopDecided(f"by the guard, before memory ran out: {measure.why}"))
-        self._control.submit(command(measure, new_command_id()), answered, now_s, "guard")
+        self._control.submit(deed, answered, now_s, "guard")

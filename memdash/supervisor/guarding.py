@@ -66,14 +66,3 @@ def command(measure: Measure, command_id: str) -> wire.Command:
             return wire.Pause(command_id=command_id)
         case "stop":
             return wire.Stop(command_id=command_id, save="full")
-
-
-def in_words(measure: Measure) -> str:
-    """`full checkpoint`, `step 812 at micro-batch 2`."""
-    return {
-        "cap": f"step {measure.step:,} at micro-batch {measure.micro_batch}",
-        "light": "light checkpoint",
-        "full": "full checkpoint",
-        "pause": "pause",
-        "stop": "stop after a full checkpoint",
-    }[measure.deed]

@@ -109,7 +109,8 @@ def _by_signal(state: RunState, event: RankExited, number: int | None) -> Verdic
         return None
     name = signal_name(number)
     if state.status == "stopping":
-        why = ": the wall budget is used up" if state.out_of_time else " after a stop request"
+        why = f": {state.stop_cause}" if state.stop_cause else " after a stop request"
+        why = ": the wall budget is used up" if state.out_of_time else why
         return Verdict("stopped", f"ended by {name}{why}")
     if number == signal.SIGBUS and _shm_is_full(state, event):
         return Verdict("killed", f"killed by {name}, probably because {_shm(state, event)}: {SHM_REMEDY}")

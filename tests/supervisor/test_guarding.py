@@ -6,7 +6,8 @@ import pytest
 
 from memdash import wire
 from memdash.config import GuardSection
-from memdash.supervisor.guarding import command, in_words, measures
+from memdash.supervisor.control import describe
+from memdash.supervisor.guarding import command, measures
 
 STATE = wire.RunState(
     run_id="r", name="r", status="running", global_batch=16, micro_batch=8, capabilities={"CapStep": ""}
@@ -34,7 +35,9 @@ SEGMENT = wire.Outlook(where="device", kind="segment", level="critical", text="t
 
 def decided(*outlooks: wire.Outlook, rules=PROTECT, state=STATE, done=None, now_s=1000.0, cooldown_s=60.0):
     forecast = wire.Forecast(time_s=1.0, level=outlooks[0].level, outlooks=list(outlooks))
-    return [in_words(each) for each in measures(forecast, state, rules, done or {}, now_s, cooldown_s)]
+    return [
+        describe(command(each, "c"), state) for each in measures(forecast, state, rules, done or {}, now_s, cooldown_s)
+    ]
 
 
 @pytest.mark.parametrize(

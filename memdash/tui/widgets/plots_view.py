@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from textual.containers import Container
 
+from memdash import wire
 from memdash.tui.board import Board
 from memdash.tui.danger import Danger
 from memdash.tui.figures import DANGER_COLOURS, others_text, simulated
@@ -113,7 +114,7 @@ class PlotsView(Container):
             notes.append((others, DIM))
         label = "SIMULATED" if where == "device" and simulated(board.device()) else ""
         title = Title(_name(where, board, view.size.width), legend, DANGER_COLOURS[level], tuple(notes), label)
-        view.show(title, plot, _WAITING)
+        view.show(title, plot, _waiting(board))
 
     def _loss(self, view: PlotView, board: Board, clock_s: float) -> None:
         track = board.series["loss"]
@@ -121,7 +122,7 @@ class PlotsView(Container):
         if fits(*view.plot_size) and track.last is not None:
             plot = loss_plot(view.plot_size, self._window(view, board, clock_s), track, LOSS_RAW, LOSS)
         legend = (("smoothed", "smoothed", LOSS), ("lowest and highest", "raw", LOSS_RAW))
-        view.show(Title("loss", legend), plot, _WAITING)
+        view.show(Title("loss", legend), plot, _waiting(board))
 
     def _rate(self, view: PlotView, board: Board, clock_s: float) -> None:
         track = board.series["step_time_s"]
@@ -129,10 +130,14 @@ class PlotsView(Container):
         plot = None
         if fits(*view.plot_size) and track.last is not None and examples:
             plot = rate_plot(view.plot_size, self._window(view, board, clock_s), track, examples, THROUGHPUT)
-        view.show(Title("throughput", (("examples/s smoothed", "ex/s", THROUGHPUT),)), plot, _WAITING)
+        view.show(Title("throughput", (("examples/s smoothed", "ex/s", THROUGHPUT),)), plot, _waiting(board))
 
 
-_WAITING = "waiting for the first samples"
+def _waiting(board: Board) -> str:
+    """Why nothing is drawn yet, or ever."""
+    return (board.state and wire.outside_only(board.state)) or "waiting for the first samples"
+
+
 _MEMORY_WORDS = {Danger.NONE: "memory", Danger.LOW: "low", Danger.CRITICAL: "almost full"}
 
 
