@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from memdash.config import RunConfig, changed_keys
+from memdash.config import RunConfig, changed_keys, runner_keys
 from memdash.config_file import load_config
 from memdash.config_text import STARTER, config_schema, starter_config
 from memdash.errors import ConfigError
@@ -27,6 +27,38 @@ MISTAKES = {
         "[train]\nmicro_bach = 4\n",
         "run.toml:2: unknown key `train.micro_bach`",
         "did you mean `micro_batch`?",
+    ),
+    "command as a shell would read it": (
+        '[run]\ncommand = "python train.py"\n',
+        "run.toml:2: `run.command` = 'python train.py': expected `array`, got `str`",
+        'such as ["python", "train.py"',
+    ),
+    "command that is not there": (
+        '[run]\ncommand = ["no-such-program", "train.py"]\n',
+        "run.toml:2: `run.command` = ['no-such-program', 'train.py']: there is no program no-such-program on the PATH",
+        "relative paths start from the config's directory",
+    ),
+    "command beside the config that is not there": (
+        '[run]\ncommand = ["./fit"]\n',
+        "`run.command` = ['./fit']: there is no program ./fit in ",
+        "",
+    ),
+    "command that is a config": ('[run]\ncommand = ["run.toml"]\n', "run.toml is not a program", "such as"),
+    "command without a program": ('[run]\ncommand = ["", "x"]\n', "the first is the program", "such as"),
+    "command and a key of the runner": (
+        '[run]\ncommand = ["sh"]\n\n[train]\nmicro_batch = 4\n',
+        "run.toml:5: `train.micro_batch` = 4: only memdash's own runner heeds it",
+        "take it out; the program has options of its own",
+    ),
+    "command and several keys of the runner": (
+        '[run]\ncommand = ["sh"]\nseed = 3\n[budget]\ndisk = "9GB"\n[checkpoint]\nkeep_last = 1\n',
+        "run.toml:3: `run.seed` = 3: only memdash's own runner heeds it",
+        "take it out, and checkpoint.keep_last, budget.disk",
+    ),
+    "command on a simulated device": (
+        '[run]\ncommand = ["sh"]\n[device]\nkind = "simulated"\ncapacity = "1GiB"\n',
+        "run.toml:4: `device.kind` = 'simulated': only memdash's own runner heeds it",
+        "take it out, and device.capacity",
     ),
     "unknown table": ("[trian]\n", "run.toml:1: unknown key `trian`", "did you mean `train`?"),
     "key of another table": ("[train]\nmax_length = 4\n", "unknown key `train.max_length`", "belongs in [data]"),
@@ -154,3 +186,13 @@ def test_the_schema_describes_every_field():
     for name, section in schema["$defs"].items():
         if name != "RunConfig":
             assert all(field.get("description") for field in section["properties"].values()), name
+
+
+def test_what_holds_for_any_command_goes_with_one(write):
+    keys = (
+        '[run]\ncommand = ["sh", "-c", "true"]\nname = "x"\ndir = "runs"\n[memory]\nhost_budget = "2GiB"\nmalloc = "return"\n'
+        '[on_failure]\nrestart = 2\n[budget]\nwall = "2h"\n[guard]\nmode = "protect"\n'
+    )
+    config = load_config(write(keys))
+    assert config.run.command == ["sh", "-c", "true"]
+    assert runner_keys(config) == []

@@ -242,3 +242,11 @@ def test_a_pause_while_it_waits_keeps_it_paused(loop, monkeypatch):
     thread.join(20)
     assert not thread.is_alive()
     assert done == ["try"] * 2
+
+
+@pytest.mark.parametrize("command", [None, wire.Stop(command_id="1", save="none")])
+def test_a_loop_that_ends_says_whether_it_was_stopped(loop, command):
+    loop.put(*([command] if command else []))
+    assert loop.session.obey() == (command is None)
+    loop.session.finish()
+    assert loop.sent[-1].outcome == ("stopped" if command else "finished")

@@ -31,7 +31,7 @@ def test_the_help_lists_the_verbs_and_exit_codes(capsys):
     assert "10 stopped, 11 failed, 12 out of memory, 13 killed" in text
 
 
-@pytest.mark.parametrize("argv", [["fly"], ["run"], ["batch", "x"], ["run", "x.toml", "--detach", "--headless"]])
+@pytest.mark.parametrize("argv", [["fly"], ["batch", "x"], ["run", "x.toml", "--detach", "--headless"]])
 def test_wrong_use_is_2(argv, capsys):
     with pytest.raises(SystemExit) as caught:
         main(argv)

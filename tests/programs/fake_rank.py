@@ -55,8 +55,9 @@ class FakeRank:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.split = BatchSplit(args.global_batch, args.micro_batch or args.global_batch)
         self.session = Session(read_memory=self.memory)
+        first = args.micro_batch or self.session.asked_micro_batch or args.global_batch
+        self.split = BatchSplit(args.global_batch, first)
         if not args.no_batch:
             self.session.on(wire.SetBatchSplit, self.set_split)
         self.session.on(wire.SaveCheckpoint, self.save)

@@ -13,6 +13,7 @@ from memdash.supervisor.events import (
     CommandApplied,
     CommandFailed,
     LinkChanged,
+    NotHeardOf,
     RankExited,
     RankStarted,
     StopDecided,
@@ -20,6 +21,9 @@ from memdash.supervisor.events import (
 from memdash.supervisor.run_state import advance, outcome_exit_code, refusal
 
 ABLE = {command.__name__: "" for command in wire.COMMANDS}
+OUTSIDE = {"Stop": ""} | {
+    name: "this program has not made a memdash.Session" for name in (*ABLE, "Release") if name != "Stop"
+}
 FIRST = wire.RunState(run_id="r", name="r")
 STARTED = [
     RankStarted(time_s=100.0, pid=7),
@@ -83,6 +87,22 @@ def exited(code: int | None, **more: object) -> RankExited:
 HISTORIES = {
     "before anything": ([], {"status": "starting", "phase": "loading"}),
     "loading": (STARTED[:1], {"status": "starting", "pid": 7, "started_s": 100.0}),
+    "a command that has not made a session": (
+        [*STARTED[:1], NotHeardOf()],
+        {"status": "running", "phase": "training", "capabilities": OUTSIDE},
+    ),
+    "one that makes it later": (
+        [*STARTED[:1], NotHeardOf(), *STARTED[1:]],
+        {"status": "running", "capabilities": ABLE, "linked": True, "total_steps": 100},
+    ),
+    "one that is being stopped": (
+        [*STARTED[:1], CommandAccepted(STOP), NotHeardOf()],
+        {"status": "stopping"},
+    ),
+    "what the attempt before could do": (
+        [*STARTED, exited(1), RankStarted(time_s=300.0, pid=8, attempt=1)],
+        {"capabilities": {}, "status": "starting"},
+    ),
     "training": (STARTED, {"status": "running", "total_steps": 100, "micro_batch": 16, "grad_accum_steps": 1}),
     "one step": (
         [*STARTED, step(1)],
@@ -247,6 +267,8 @@ RUNNING = msgspec.structs.replace(FIRST, status="running", linked=True, capabili
         ({"status": "stopping"}, wire.Stop(command_id="s", save="none"), ""),
         ({"status": "finished"}, STOP, "the run is over: finished"),
         ({"capabilities": ABLE | {"SetBatchSplit": "no"}}, SPLIT, "no"),
+        ({"linked": False, "capabilities": OUTSIDE}, PAUSE, OUTSIDE["Pause"]),
+        ({"linked": False, "capabilities": OUTSIDE}, STOP, ""),
         ({"capabilities": {}}, PAUSE, "this script does not offer Pause"),
         (
             {},
@@ -268,3 +290,17 @@ def test_a_stop_that_the_supervisor_decided_says_why():
     assert (ended.status, ended.status_reason) == ("stopped", "by the guard, before memory ran out: host memory full")
     again = advance(ended, RankStarted(time_s=10.0, pid=7, attempt=1))
     assert again.stop_cause == ""
+
+
+def test_the_exit_code_2_of_a_command_is_no_wrong_use_of_memdash():
+    ours = msgspec.structs.replace(FIRST, status="failed", exit_code=2)
+    assert outcome_exit_code(ours) == ExitCode.USAGE
+    assert outcome_exit_code(msgspec.structs.replace(ours, own_command=True)) == ExitCode.FAILED
+
+
+def test_who_is_only_watched_from_outside():
+    outside = msgspec.structs.replace(FIRST, own_command=True, capabilities=OUTSIDE)
+    assert wire.outside_only(outside) == OUTSIDE["Pause"]
+    assert wire.outside_only(msgspec.structs.replace(outside, linked=True, capabilities=ABLE)) == ""
+    assert wire.outside_only(msgspec.structs.replace(outside, capabilities=ABLE)) == ""  # its supervisor was replaced
+    assert wire.outside_only(FIRST) == ""

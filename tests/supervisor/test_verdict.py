@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from memdash import wire
@@ -25,6 +26,8 @@ HOST = wire.HostMemory(
     shm_capacity_bytes=64 << 20,
 )
 RUNNING = wire.RunState(run_id="r", name="r", status="running", pid=PID, host=HOST)
+OWN = wire.RunState(run_id="r", name="r", status="running", pid=PID, own_command=True)
+OWN_STOPPING = wire.RunState(run_id="r", name="r", status="stopping", pid=PID, own_command=True)
 STOPPING = wire.RunState(run_id="r", name="r", status="stopping", pid=PID)
 OUT_OF_TIME = wire.RunState(run_id="r", name="r", pid=PID, out_of_time=True)
 
@@ -72,6 +75,18 @@ CUDA = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
 MIB = 1 << 20
 
 VERDICTS = {
+    "a command's exit codes are its own: 2": (OWN, end(2), "failed", "exit code 2"),
+    "likewise 10": (OWN, end(10), "failed", "exit code 10"),
+    "likewise 12": (OWN, end(12), "failed", "exit code 12"),
+    "a command ends well": (OWN, end(0), "finished", ""),
+    "a command that heeds SIGTERM": (OWN_STOPPING, end(0), "stopped", "stopped on request"),
+    "a command that does not": (OWN_STOPPING, end(-9), "stopped", "ended by SIGKILL after a stop request"),
+    "a command that the guard stopped": (
+        msgspec.structs.replace(OWN_STOPPING, stop_cause="by the guard"),
+        end(-15),
+        "stopped",
+        "ended by SIGTERM: by the guard",
+    ),
     # it said so itself
     "finished": (said("finished"), end(0), "finished", ""),
     "finished, and nobody was its parent": (said("finished"), end(None), "finished", ""),
