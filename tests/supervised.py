@@ -102,12 +102,17 @@ class SupervisedRun:
     def kill_all(self) -> None:
         """Leave nothing behind."""
         os.close(self._orders)
-        if not self.directory.path.exists():
-            return
-        state = self.directory.state()
-        for pid in (self.supervisor_pid(), state.pid if state else None):
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(pid, signal.SIGKILL)
+        end_what_is_left(self.directory)
+
+
+def end_what_is_left(directory: RunDirectory) -> None:
+    """Kill the supervisor and the training process of a run, where they live."""
+    if not directory.path.exists():
+        return
+    state = directory.state()
+    for pid in (int(directory.lock.read_text()), state.pid if state else None):
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import json
+import os
 import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from memdash.config_file import load_config
 from memdash.errors import ExitCode
@@ -31,7 +38,8 @@ def losses(output: str) -> list[float]:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.toml")), ids=lambda path: path.stem)
-def test_every_example_is_a_valid_config(path: Path) -> None:
+def test_every_example_is_a_valid_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)  # as in an active environment
     if path.stem == "sentiment" and not all(map(importlib.util.find_spec, ASSETS)):
         pytest.skip("the packages of tests/assets.txt are not installed")
     load_config(path)
@@ -116,3 +124,57 @@ def test_a_bert_of_the_real_size_takes_a_step(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     assert "BertForMaskedLM, 109.5M parameters" in done.stdout
     assert 8 < losses(done.stdout)[0] < 13  # a guess among 30,522 tokens: ln 30,522 is 10.3
+
+
+@pytest.fixture
+def own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Makes the trainer of own_loop.py, for an attempt of one run."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("MEMDASH_RUN_DIR", str(tmp_path))
+
+    def make(attempt: int = 0, micro_batch: int = 16, asked: str = "") -> Any:
+        module = importlib.import_module("own_loop")
+        monkeypatch.setenv("MEMDASH_ATTEMPT", str(attempt))
+        monkeypatch.setenv("MEMDASH_MICRO_BATCH", asked)
+        return module.Trainer(argparse.Namespace(lr=3e-3, epochs=2, examples=56, micro_batch=micro_batch))
+
+    yield make
+    signal.signal(signal.SIGTERM, before)
+
+
+def weights(trainer: Any) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
+
+
+def test_a_loop_of_ones_own_goes_on_bitwise_where_it_was_stopped(own_loop: Callable[..., Any]) -> None:
+    never_stopped = own_loop()
+    never_stopped.train()
+    assert never_stopped.session.step == 8
+
+    stopped = own_loop()
+    step = stopped.step
+
+    def step_and_signal(*group: Any) -> Any:
+        if stopped.session.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*group)
+
+    stopped.step = step_and_signal
+    stopped.train()
+    assert stopped.session.step == 5
+    assert [path.name for path in stopped.folder.iterdir()] == ["full.pt"]
+    went_on = own_loop(attempt=1)
+    went_on.train()
+    assert went_on.session.step == 8
+    assert torch.equal(weights(went_on), weights(never_stopped))
+
+
+def test_a_loop_of_ones_own_keeps_its_global_batch(own_loop: Callable[..., Any]) -> None:
+    whole, cut, asked = own_loop(), own_loop(micro_batch=3), own_loop(asked="8")
+    assert asked.micro_batch == 8
+    whole.train()
+    cut.train()
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=0, atol=1e-3)
+    asked.save("light", "command")
+    assert torch.load(asked.folder / "light.pt", weights_only=True).keys() == {"model"}
