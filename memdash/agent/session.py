@@ -270,6 +270,11 @@ class Session:
             )
         )
 
+    @property
+    def ended(self) -> bool:
+        """Whether goodbye has been said."""
+        return self._ended
+
     def finish(self, outcome: Literal["", "finished", "stopped", "failed", "oom"] = "", reason: str = "") -> None:
         """Say goodbye and close the link; at most two seconds. Later calls do nothing.
 

@@ -40,7 +40,8 @@ def judge(state: RunState, event: RankExited) -> Verdict:
     code, said = event.exit_code, state.last_words
     ours = None if state.own_command else code  # what a number means is agreed upon with the runner alone
     obeyed = state.own_command and state.status == "stopping" and code == 0 and not said
-    if said == "finished" or (code == 0 and not said and not obeyed):
+    failed_since = state.own_command and bool(code)  # a script goes on after its training
+    if (said == "finished" and not failed_since) or (code == 0 and not said and not obeyed):
         return Verdict("finished", state.status_reason)
     if ours == ExitCode.USAGE:
         return Verdict("failed", state.status_reason or "the config asks for what cannot be done")

@@ -78,6 +78,18 @@ VERDICTS = {
     "a command's exit codes are its own: 2": (OWN, end(2), "failed", "exit code 2"),
     "likewise 10": (OWN, end(10), "failed", "exit code 10"),
     "likewise 12": (OWN, end(12), "failed", "exit code 12"),
+    "a script that fails after its training": (
+        msgspec.structs.replace(OWN, last_words="finished"),
+        end(1, output=printed("KeyError: 'x'")),
+        "failed",
+        "KeyError: 'x'",
+    ),
+    "a script whose training was its end": (
+        msgspec.structs.replace(OWN, last_words="finished"),
+        end(0),
+        "finished",
+        "",
+    ),
     "a command ends well": (OWN, end(0), "finished", ""),
     "a command that heeds SIGTERM": (OWN_STOPPING, end(0), "stopped", "stopped on request"),
     "a command that does not": (OWN_STOPPING, end(-9), "stopped", "ended by SIGKILL after a stop request"),

@@ -1,0 +1,1 @@
+"""What reports for training loops of others."""
