@@ -113,7 +113,7 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def _cells(row: Row, names: Sequence[str]) -> list[str]:
     of = f" ({row.peak_of})" if row.peak_of else ""
-    steps = f"{row.steps}/{row.total_steps}" if row.run_id else ""
+    steps = f"{row.steps}/{row.total_steps}" if row.run_id and row.total_steps else ""
     figures = [
         format_count(row.parameters) if row.parameters else "",
         format_count(row.trainable) if row.trainable else "",
