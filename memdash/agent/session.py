@@ -16,7 +16,8 @@
 `mps_memory()` for Apple's GPUs, and `tightest(cuda_memory(0), cuda_memory(1))` for a process on several devices: at each
 step the one that is nearest to its capacity. Any function that returns a wire.DeviceMemory will do.
 
-Outside `memdash run` a session has no supervisor: it costs nothing and every call does nothing.
+The script is started by `memdash run -- python train.py`. Outside of it a session has no supervisor: it costs nothing and every
+call does nothing.
 """
 
 from __future__ import annotations

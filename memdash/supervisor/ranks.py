@@ -77,9 +77,9 @@ class RankProcess:
         return self._child.returncode if self._child else exit_code(self.pid, self._pidfd)
 
     def terminate(self) -> None:
-        """Ask it to end; it is killed when it has not after KILL_WAIT_S."""
+        """Ask it to end; it is killed when it has not KILL_WAIT_S after it was asked first."""
         self._signal(signal.SIGTERM)
-        self._kill_at_s = time.monotonic() + KILL_WAIT_S
+        self._kill_at_s = self._kill_at_s or time.monotonic() + KILL_WAIT_S
 
     def kill_when_due(self) -> bool:
         """Kill it if it was asked to end long enough ago; True when that was done now."""

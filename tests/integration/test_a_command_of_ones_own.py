@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -91,6 +92,21 @@ def test_a_script_with_a_session_is_paused_and_stopped(run_command, tmp_path):
     assert (stopped.ok, stopped.text) == (True, "stopped after step 0; full checkpoint of 1.00 MiB")
     state = run.until(lambda state: state.status in wire.FINAL_STATUSES, "its end")
     assert (state.status, outcome_exit_code(state)) == ("stopped", ExitCode.STOPPED)
+
+
+def test_a_program_that_is_gone_is_not_started_again(run_command, tmp_path):
+    os.mkfifo(tmp_path / "orders")
+    program = tmp_path / "train"
+    program.write_text(f"#!/bin/sh\nexec {shlex.join(fake_rank.command(tmp_path / 'orders'))}\n")
+    program.chmod(0o700)
+    run = run_command("--set", "on_failure.restart=2", "--", str(program))
+    run.until(lambda state: state.status == "running", "a session")
+    program.unlink()
+    run.order("sx")
+    state = run.until(lambda state: state.status in wire.FINAL_STATUSES, "its end")
+    assert (state.status, state.attempt) == ("failed", 0)
+    assert state.status_reason == "ZeroDivisionError: as the test asked"
+    assert any("not restarted: " in line and "cannot be started" in line for line in run.journal())
 
 
 def test_a_program_without_a_session_is_watched_and_stopped(run_command, capsys):

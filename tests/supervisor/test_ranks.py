@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,11 +49,15 @@ def test_the_kernel_would_take_the_trainer_first(output):
 def test_a_stubborn_child_is_killed_when_its_time_is_up(output, monkeypatch):
     rank = start(STUBBORN, output)
     wait_until(lambda: os.pread(output, 10, 0) == b"up\n", "the child")
+    clock_s = 100.0
+    monkeypatch.setattr(ranks, "time", SimpleNamespace(monotonic=lambda: clock_s))
     rank.terminate()
     assert not rank.kill_when_due()
     assert not rank.ended()
-    monkeypatch.setattr(ranks, "KILL_WAIT_S", 0.0)
-    rank.terminate()
+    clock_s += ranks.KILL_WAIT_S - 1
+    rank.terminate()  # to be asked again gives it no more time
+    assert not rank.kill_when_due()
+    clock_s += 1
     assert rank.kill_when_due()
     wait_until(rank.ended, "the child's end")
     assert rank.exit_code == -9
