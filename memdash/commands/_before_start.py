@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from memdash.config import RunConfig
 
 WAIT_S = 10.0  # a start must not be held up for long; what a plan would have said, the run itself says in time
+CLEAR_LINE = "\r\x1b[K"  # ECMA-48: erase in line
 
 
 class Before(NamedTuple):
@@ -28,6 +29,8 @@ class Before(NamedTuple):
 
 def before_start(config: RunConfig, path: Path, *, asks: bool) -> Before:
     """Plan for a few seconds, and say what comes of it; without a plan the run is started all the same."""
+    if sys.stderr.isatty() and not config.run.command:
+        print(f"memdash: planning, {WAIT_S:.0f} s at most ...", end="\r", file=sys.stderr, flush=True)
     try:
         plan = plan_of(config, path, WAIT_S)
     except MemdashError as error:
@@ -66,4 +69,5 @@ def _asked(plan: dict[str, Any]) -> bool:
 
 
 def _say(text: str) -> None:
-    print(f"memdash: {text}", file=sys.stderr, flush=True)
+    clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    print(f"{clear}memdash: {text}", file=sys.stderr, flush=True)
