@@ -7,6 +7,7 @@ the same thing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from memdash.errors import PlanError
@@ -67,7 +68,8 @@ def slices(count: int, micro_batch: int) -> list[tuple[int, int]]:
 
 def divisors(group: int) -> list[int]:
     """Micro-batches that cut `group` into equal slices, smallest first."""
-    return [size for size in range(1, group + 1) if group % size == 0]
+    small = [size for size in range(1, math.isqrt(max(0, group)) + 1) if group % size == 0]
+    return small + [group // size for size in reversed(small) if size * size != group]
 
 
 def next_smaller(group: int, micro_batch: int) -> int | None:

@@ -11,11 +11,16 @@ from runner.optimizer import Plan
 from runner.step import GroupStep
 from runner.training_state import Progress
 
+TELLS = 64
+"""So often an epoch at most it is told again because the longest that was told of is past."""
+
 
 class Lookahead:
-    """Says so once an epoch, and again after a step that was cut smaller: shorter ones may not fit either.
+    """Says so once an epoch, and again when what was said no longer names the first step over any limit.
 
-    Steps that are cut smaller anyway, because groups as long did not fit before, are left out.
+    That is so after a step that was cut smaller, and when the longest that was told of has been trained. Steps that are cut
+    smaller anyway are left out: because groups as long did not fit before, because it was asked for, or because they are
+    the short last of an epoch.
     """
 
     def __init__(self, session: Session, groups: Groups, plan: Plan, step: GroupStep, *, flat: bool = False) -> None:
@@ -27,10 +32,13 @@ class Lookahead:
         self._flat = flat
         self._lengths = np.asarray(step.lengths)
         self._means_nothing = bool((self._lengths == self._lengths[0]).all())
-        self._told = (-1, 0, 0, 0)
+        self._told: tuple[object, ...] = ()
+        self._told_at = 0
+        self._longest_at = 0
+        """The step with the longest example of those that were told of."""
 
     def tell(self, progress: Progress, *, again: bool = False) -> None:
-        """Once an epoch, unless it is to be said again or other steps are cut anyway; after the step was reported."""
+        """After the step was reported."""
         if self._means_nothing:
             return
         length, steps = self._step.kept_small()
@@ -39,14 +47,25 @@ class Lookahead:
             self._step.split.micro_batch if self._flat else 0,
             length,
             progress.step + steps if length else 0,
+            self._step.capped_steps,
         )
-        if now == self._told and not again:
+        if now == self._told and not again and not self._longest_is_past(progress.step):
             return
-        self._told = now
+        self._told, self._told_at = now, progress.step
         told, examples = self._steps(progress.epoch, progress.position, length, steps)
         more, others = self._steps(progress.epoch + 1, 0, length, max(0, steps - len(told)))
         left = self._plan.total_steps - progress.step
-        self._session.coming((told + more)[:left], (examples + others)[:left])
+        told, examples = (told + more)[:left], (examples + others)[:left]
+        for step in self._step.capped_steps:
+            if 0 < step - progress.step <= len(told):
+                told[step - progress.step - 1] = 0
+        self._longest_at = progress.step + 1 + int(np.argmax(told)) if told else progress.step
+        self._session.coming(told, examples)
+
+    def _longest_is_past(self, step: int) -> bool:
+        """In an epoch of ever shorter examples it always is, so not every time."""
+        every = max(1, -(-len(self._lengths) // self._plan.global_batch) // TELLS)
+        return step >= self._longest_at and step >= self._told_at + every
 
     def _steps(self, epoch: int, position: int, cut_length: int, cut_steps: int) -> tuple[list[int], list[int]]:
         """What tells the load of each group that is left of an epoch, 0 where it is cut anyway, and whose it is."""
@@ -56,9 +75,10 @@ class Lookahead:
         if self._flat:
             tells = [self._step.tells(left[start : start + size]) for start in range(0, len(left), size)]
             told, examples = (np.asarray([each[place] for each in tells], dtype=int) for place in (0, 1))
-        if cut_steps:
-            told = told.copy()
-            told[:cut_steps][longest[:cut_steps] >= cut_length] = 0
+        told = told.copy()
+        told[:cut_steps][longest[:cut_steps] >= cut_length] = 0
+        if 0 < len(left) % size < self._step.split.micro_batch:
+            told[-1] = 0
         return told.tolist(), examples.tolist()
 
     def _longest(self, order: npt.NDArray[np.int_], size: int) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:

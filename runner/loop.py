@@ -179,6 +179,7 @@ class Loop:
 
     def _on_cap_step(self, command: wire.CapStep) -> str:
         self._step.cap(command.step, command.micro_batch)
+        self._lookahead.tell(self._state.progress)
         return f"step {command.step} will be cut to micro-batch {command.micro_batch}"
 
     def _on_save_checkpoint(self, command: wire.SaveCheckpoint) -> str:

@@ -95,7 +95,7 @@ class GroupStep:
             raise UsageError(f"step {step} is done already; the run is at step {done}")
         if micro_batch < 1:
             raise UsageError(f"a micro-batch of {micro_batch} is none")
-        self._caps[step] = micro_batch
+        self._caps[step] = min(micro_batch, self._caps.get(step, micro_batch))
 
     def close(self) -> None:
         """No more groups: what prepares them ends."""
@@ -118,6 +118,11 @@ class GroupStep:
     def kept_small(self) -> tuple[int, int]:
         """A length, and for how many steps groups with as long an example are cut smaller anyway; zeros for none."""
         return self.growth.kept_small()
+
+    @property
+    def capped_steps(self) -> frozenset[int]:
+        """Steps to come that somebody wants to be cut smaller."""
+        return frozenset(self._caps)
 
     @property
     def was_cut(self) -> bool:

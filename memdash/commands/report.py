@@ -168,10 +168,14 @@ def _alert_lines(directory: RunDirectory, state: wire.RunState) -> Iterator[str]
     said = list(replay(_replayed(directory, state), directory.record().wall_s, every_s))
     span_s = said[-1].forecast.time_s - said[0].forecast.time_s if said else 0.0
     found = alerts(said)
+    ends = {each.state.attempt: each.forecast.time_s for each in said}
+    if state.ended_s:
+        ends[state.attempt] = state.ended_s
     yield f"alerts that would have come in the last {format_duration(span_s)}:{'' if found else ' none'}"
     for alert in found:
         clock = time.strftime("%H:%M:%S", time.localtime(alert.time_s))
-        before = f", {format_duration(state.ended_s - alert.time_s)} before the end" if state.ended_s else ""
+        is_over = alert.attempt < state.attempt or state.ended_s
+        before = f", {format_duration(ends[alert.attempt] - alert.time_s)} before the end" if is_over else ""
         yield f"  {clock}  #{alert.step:<6} {alert.level}{before}{': ' if alert.headline else ''}{alert.headline}"
 
 

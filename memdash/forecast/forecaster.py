@@ -89,7 +89,11 @@ class _Rank:
     def look_at_held(self) -> None:
         """Only where fragments may be what grows."""
         trend = self.trends[0]
-        fragments = (self.last and self.last.memory and self.last.memory.inactive_split_bytes) or 0
+        memory = self.last.memory if self.last else None
+        if memory is not None and memory.joins_fragments:
+            self.trends = trend, None
+            return
+        fragments = (memory.inactive_split_bytes if memory else 0) or 0
         matter = trend is None or fragments > trend.rise_bytes / 2
         self.trends = trend, self.held.trend() if matter else None
 
@@ -117,6 +121,8 @@ class Forecaster:
         if memory is None or memory.capacity_bytes is None or memory.allocated_bytes is None:
             return
         rank = self._rank(report.rank)
+        if rank.last is not None and report.step < rank.last.step:
+            self._go_back(rank, report.step)
         is_first, rank.last = rank.last is None, report
         rank.total_bytes = max(rank.total_bytes, memory.capacity_bytes)
         used = memory.allocated_bytes + rank.total_bytes - memory.capacity_bytes
@@ -128,8 +134,16 @@ class Forecaster:
         rank.segments.add(time_s, memory)
         if memory.inactive_split_bytes is not None and not memory.joins_fragments:
             rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
-        if not is_first:  # the one that makes the optimizer's state ends higher than it began
+        if (
+            not is_first and memory.peak_allocated_bytes is not None
+        ):  # the one that makes the optimizer's state ends higher than it began
             rank.model.add(report.micro_batch, report.longest, above)
+
+    def _go_back(self, rank: _Rank, step: int) -> None:
+        """To a checkpoint: the steps from there on come again, and nobody has asked for anything about them."""
+        rank.floor, rank.held, rank.segments = Floor(over_steps=True), Floor(over_steps=True, base_s=HELD_S), Segments()
+        rank.trends = None, None
+        self.caps = {capped: size for capped, size in self.caps.items() if capped < step}
 
     def _rank(self, number: int) -> _Rank:
         if number not in self._ranks:
@@ -188,8 +202,9 @@ class Forecaster:
         if self._host_since_s is not None:
             seen_s = passed_s - self._host_since_s
             yield ("host", "trend"), grounds.of_trend("host", trends.get(("host", 0)), seen_s, MIN_SPAN_S)
-        if self._ranks:
-            number = min(self._ranks, key=lambda each: self._ranks[each].headroom_bytes())
+        known = [number for number, rank in self._ranks.items() if rank.last is not None]
+        if known:
+            number = min(known, key=lambda each: self._ranks[each].headroom_bytes())
             rank = self._ranks[number]
             seen_s = passed_s - rank.since_s
             name, trend = device_name(rank.last.memory if rank.last else None), trends.get(("device", number))
@@ -255,7 +270,7 @@ class Forecaster:
         if state.eta_s <= left_s:
             return
         short = format_duration(state.eta_s - left_s)
-        text = f"the wall budget ends in {format_duration(left_s)}, {short} too early: saved and stopped before it"
+        text = f"the wall budget ends in {format_duration(max(0.0, left_s))}, {short} too early: saved and stopped before it"
         yield Outlook(where="time", kind="budget", level="watch", text=text, in_s=max(0.0, left_s))
 
     def _disk_outlooks(self, free_bytes: int | None) -> Iterator[Outlook]:

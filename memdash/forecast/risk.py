@@ -91,14 +91,19 @@ class Ranking:
             )
             keys.add(key)
             held, since_s = self._held.get(key, (outlook, now_s))
-            if ORDER.index(outlook.level) >= ORDER.index(held.level) or now_s - since_s > CALM_S:
+            if ORDER.index(outlook.level) >= ORDER.index(held.level) or _is_over(since_s, now_s):
                 self._held[key] = (outlook, now_s)
             else:
                 outlook = msgspec.structs.replace(outlook, level=held.level)
             settled.append(outlook)
         for old, (held, since_s) in list(self._held.items()):
-            if old not in keys and (held.kind != "trend" or now_s - since_s > CALM_S):
+            if old not in keys and (held.kind != "trend" or _is_over(since_s, now_s)):
                 del self._held[old]
             elif old not in keys:
                 settled.append(held)
         return sorted((outlook for outlook in settled if outlook.level != "ok"), key=worse)
+
+
+def _is_over(since_s: float, now_s: float) -> bool:
+    """Whether it has been calm for long enough; a clock that was put back does not hold an alarm."""
+    return not 0 <= now_s - since_s <= CALM_S

@@ -7,6 +7,7 @@ have gone on through most of a window, so that a start-up, a jump and a cache th
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,6 +26,8 @@ STAIRS, STAIR, ALL_STAIRS, ALIKE = 4, 0.1, 0.9, 1.5
 """So many stairs, each of more than such a share of the rise, all of nearly all of it, none much larger than another."""
 SLOWING, STILL = 0.5, 0.25
 MIN_SPAN_S = 20.0
+BACK_S = 5.0
+"""More than readings of one time may come out of order."""
 NEWEST = 3  # buckets of half a second
 BEHIND, BEHIND_NOISE = 0.1, 4.0
 """Growth has ended when readings are behind by so much of the rise, and by so many times the usual miss."""
@@ -97,6 +100,10 @@ class Floor:
     def __init__(self, *, over_steps: bool = False, base_s: float = 0.5) -> None:
         self._over_steps = over_steps
         self._base_s = base_s
+        self._begin()
+
+    def _begin(self) -> None:
+        self._last_s = -math.inf
         self._levels: list[deque[_Bucket]] = [deque(maxlen=POINTS + 1) for _ in range(LEVELS)]
         self._growths: dict[int, Trend | None] = {}
         """What was found on a level."""
@@ -106,7 +113,13 @@ class Floor:
         self._teeth = Teeth()
 
     def add(self, time_s: float, step: float, value: float, peak: float | None = None) -> None:
-        """One reading where the step stands lowest, with the peak since the reading before; time without pauses."""
+        """One reading where the step stands lowest, with the peak since the reading before; time without pauses.
+
+        A clock that is put back begins anew: what was read before lies in the future.
+        """
+        if time_s < self._last_s - BACK_S:
+            self._begin()
+        self._last_s = time_s
         self._teeth.add(time_s, value)
         high = value if peak is None else max(value, peak)
         self._put(0, _Bucket(int(time_s // self._base_s), time_s, step, value, high))

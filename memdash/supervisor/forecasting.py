@@ -59,7 +59,8 @@ class Forecasting:
     def tick(self, now_s: float) -> None:
         """`now_s` is Unix time, as run states have it."""
         state = self._telemetry.state
-        if is_final(state) or now_s < self._due_s:
+        is_due = not self._due_s - EVERY_S <= now_s < self._due_s  # nor is it later when the clock was put back
+        if is_final(state) or not is_due:
             return
         self._due_s = now_s + EVERY_S
         forecast = self.forecaster.forecast(state, now_s, _free_bytes(self._directory.checkpoints))

@@ -12,6 +12,9 @@ from memdash.supervisor.guarding import Measure, command, measures
 from memdash.supervisor.telemetry import Telemetry
 from memdash.units import parse_duration
 
+RETRY_S = 10.0
+"""What was refused is tried again then, and not after a whole cooldown."""
+
 
 class Guard:
     """Looks at the newest forecast on every beat."""
@@ -25,12 +28,14 @@ class Guard:
         self._done: dict[str, float] = {}
         self._seen: wire.Forecast | None = None
         self._attempt = telemetry.state.attempt
+        self._step = 0
 
     def tick(self, now_s: float) -> None:
         """`now_s` is monotonic."""
         state = self._telemetry.state
-        if state.attempt != self._attempt:
+        if state.attempt != self._attempt or state.step < self._step:  # what was done was done to other steps
             self._attempt, self._done = state.attempt, {}
+        self._step = state.step
         forecast = state.forecast
         if forecast is None or forecast is self._seen:
             return
@@ -49,8 +54,11 @@ class Guard:
         forecaster = self._forecasting.forecaster
 
         def answered(result: wire.CommandResult) -> None:
-            if result.ok and measure.deed == "cap":
-                forecaster.caps[measure.step] = measure.micro_batch
+            if not result.ok:
+                self._done[measure.key] = now_s + RETRY_S - self._cooldown_s
+            elif measure.deed == "cap":
+                asked = forecaster.caps.get(measure.step, measure.micro_batch)
+                forecaster.caps[measure.step] = min(asked, measure.micro_batch)
 
         if measure.deed == "stop":
             self._telemetry.advance(StopDecided(f"by the guard, before memory ran out: {measure.why}"))

@@ -179,7 +179,8 @@ def _step_reported(state: RunState, report: wire.StepReport) -> RunState:
         step_time_s=step_time_s,
         examples_per_s=state.global_batch / step_time_s if step_time_s > 0 else None,
         items_per_s=items / step_time_s if step_time_s > 0 else None,
-        eta_s=max(0, state.total_steps - report.step) * step_time_s,
+        # a loop that goes on past what it said, or said nothing, does not say when it ends
+        eta_s=(state.total_steps - report.step) * step_time_s if report.step <= state.total_steps else None,
         memory=report.memory if report.memory is not None else state.memory,
         status="running" if state.status == "starting" else state.status,
     )

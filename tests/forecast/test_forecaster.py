@@ -238,6 +238,48 @@ def test_a_level_is_left_only_after_a_calm_while():
     assert set(after[calm:]) == {"ok"}
 
 
+def test_a_clock_that_is_put_back_stops_nothing():
+    run = Run()
+    run.go(300, host=lambda t: 500.0)
+    back = Run()
+    back.forecaster, back.state = run.forecaster, msgspec.structs.replace(STATE, started_s=1000.0)
+    back.state = msgspec.structs.replace(back.state, step=0)
+    back.go(500, host=lambda t: 500 + 1.5 * t)
+    assert back.levels[-1] in ("warning", "critical")
+
+
+def test_a_run_that_goes_back_to_a_checkpoint_is_learnt_anew():
+    run = Run()
+    run.go(400, device=lambda n: 40 + n)
+    assert run.now().level == "critical"
+    run.forecaster.caps = {350: 4, 600: 4, 200: 2}
+    run.state = msgspec.structs.replace(run.state, step=299)
+    run.forecaster.step(run.report(300, 1201.0, 40, 16), run.state)
+    assert run.forecaster.caps == {200: 2}  # what was asked for the others is forgotten with them
+    for number in range(301, 400):
+        run.forecaster.step(run.report(number, 1201 + (number - 300) * 0.5, 40, 16), run.state)
+    assert run.forecaster.forecast(run.state, 1251.0).level == "ok"
+
+
+def test_fragments_that_are_joined_are_none_whatever_was_recorded():
+    """Records of a supervisor before do not say that the allocator joins them."""
+    run = Run()
+
+    def reported(number: int, *, joins: bool) -> None:
+        report = run.report(number, 1000 + number * 0.5, 40, 16)
+        memory = msgspec.structs.replace(report.memory, inactive_split_bytes=2 * number * MIB, joins_fragments=joins)
+        run.state = msgspec.structs.replace(run.state, step=number)
+        run.forecaster.step(msgspec.structs.replace(report, memory=memory), run.state)
+
+    for number in range(1, 200):
+        reported(number, joins=False)
+    assert run.now().level == "critical"
+    for number in range(200, 240):
+        reported(number, joins=True)
+        run.now()
+    assert run.now().level == "ok"
+
+
 def test_time_spent_paused_is_no_time():
     run = Run()
     run.go(300, host=lambda t: 500 + t)
