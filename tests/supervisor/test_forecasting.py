@@ -115,3 +115,14 @@ def test_a_disk_that_holds_no_further_checkpoint(directory):
     (outlook,) = observed.state.forecast.outlooks
     assert (outlook.where, outlook.level) == ("disk", "warning")
     assert "the next full checkpoint will not fit on the disk" in outlook.text
+
+
+def test_it_goes_on_when_the_clock_is_put_back(directory):
+    observed = telemetry(directory)
+    forecasting = Forecasting(observed, 0.0, directory)
+    forecasting.tick(NOW)
+    forecasting.tick(NOW - 3600)
+    assert observed.state.forecast is not None
+    assert observed.state.forecast.time_s == NOW - 3600
+    forecasting.tick(NOW - 3599.5)
+    assert observed.state.forecast.time_s == NOW - 3600  # once a second, as ever

@@ -304,3 +304,9 @@ def test_who_is_only_watched_from_outside():
     assert wire.outside_only(msgspec.structs.replace(outside, linked=True, capabilities=ABLE)) == ""
     assert wire.outside_only(msgspec.structs.replace(outside, capabilities=ABLE)) == ""  # its supervisor was replaced
     assert wire.outside_only(FIRST) == ""
+
+
+@pytest.mark.parametrize(("total", "eta_s"), [(100, 49.5), (1, 0.0), (0, None)])
+def test_a_loop_that_goes_on_past_its_total_does_not_say_when_it_ends(total, eta_s):
+    state = wire.RunState(run_id="r", name="r", status="running", phase="training", total_steps=total)
+    assert advance(state, step(1)).eta_s == eta_s
