@@ -41,7 +41,7 @@ class Lookahead:
         """After the step was reported."""
         if self._means_nothing:
             return
-        length, steps = self._step.kept_small()
+        length, steps = self._step.growth.kept_small()
         now = (
             progress.epoch,
             self._step.split.micro_batch if self._flat else 0,

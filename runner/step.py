@@ -115,10 +115,6 @@ class GroupStep:
         """What forecasts are told of a group as it would be cut now: a length or a number of items, and whose it is."""
         return self._slicing.tells(indices, self.split.micro_batch)
 
-    def kept_small(self) -> tuple[int, int]:
-        """A length, and for how many steps groups with as long an example are cut smaller anyway; zeros for none."""
-        return self.growth.kept_small()
-
     @property
     def capped_steps(self) -> frozenset[int]:
         """Steps to come that somebody wants to be cut smaller."""

@@ -27,7 +27,6 @@ class Sizing:
     def __init__(self, lengths) -> None:
         self.lengths = lengths
         self.growth = Growth.start(4, 4, after=4)
-        self.kept_small = self.growth.kept_small
         self.split = BatchSplit(4, 2)
         self.capped_steps: frozenset[int] = frozenset()
 
