@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memdash import wire
@@ -10,6 +11,9 @@ from memdash.batching import divisors
 from memdash.units import format_clock
 
 Row = Mapping[str, float | None]
+
+OF_OOM = re.compile(r"out of memory in .*micro-batch (\d+)")
+OF_CUT = re.compile(r"micro-batch (\d+) -> \d+: step [\d,]+ was forecast not to fit")
 
 
 @dataclass
@@ -104,7 +108,8 @@ def make_report(
             _add_step(attempts, row)
     memory = [*devices.values(), *_host(hosts)]
     device = max(devices.values(), key=lambda tightest: tightest.peak_bytes, default=None)
-    advice = advise(device, state.global_batch // max(1, state.world_size)) if device else None
+    group = state.global_batch // max(1, state.world_size)
+    advice = advise(device, group, too_large(journal)) if device else None
     return Report(state, verdict(state), [attempts[n] for n in sorted(attempts)], memory, advice, journal, _gpus(gpus))
 
 
@@ -131,8 +136,15 @@ def _took(state: wire.RunState, ended_s: float) -> str:
     return f"{clock} (attempt {state.attempt})" if state.attempt else clock
 
 
-def advise(device: Tightest, group: int) -> Advice | None:
-    """The split that would fit with room to spare, estimated from what was recorded.
+def too_large(journal: Sequence[wire.JournalEntry]) -> set[int]:
+    """Micro-batches that ran out of memory, or were foretold to: peaks are recorded only of steps that fitted."""
+    ooms = [OF_OOM.search(entry.text) for entry in journal if entry.kind == "oom"]
+    cuts = [OF_CUT.search(entry.text) for entry in journal if entry.kind == "split"]
+    return {int(found[1]) for found in (*ooms, *cuts) if found}
+
+
+def advise(device: Tightest, group: int, failed: Collection[int] = ()) -> Advice | None:
+    """The split that would fit with room to spare, estimated from what was recorded; smaller than any that `failed`.
 
     What was recorded is taken as it is. Else a step's peak is floor + slope x micro_batch, with the steepest slope that any
     recorded micro-batch shows, so that the estimate errs on the safe side. None when nothing was recorded to judge by.
@@ -143,8 +155,11 @@ def advise(device: Tightest, group: int) -> Advice | None:
     floor = device.floor_bytes
     slope = max((peak - floor) / micro for micro, peak in peaks.items())
     evidence = "peaks recorded at micro-batch " + ", ".join(map(str, sorted(peaks)))
+    if failed:
+        evidence += "; too large for some step: " + ", ".join(map(str, sorted(failed)))
     needs = {micro: peaks.get(micro, round(floor + slope * micro)) for micro in divisors(group)}
-    best = max((micro for micro, need in needs.items() if need <= SAFE_SHARE * device.capacity_bytes), default=None)
+    able = (micro for micro in needs if not failed or micro < min(failed))
+    best = max((micro for micro in able if needs[micro] <= SAFE_SHARE * device.capacity_bytes), default=None)
     return Advice(best, needs[best or 1], evidence)
 
 

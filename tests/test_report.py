@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memdash import wire
-from memdash.report import Advice, Tightest, advise, make_report, sparkline, verdict
+from memdash.report import Advice, Tightest, advise, make_report, sparkline, too_large, verdict
 
 MIB = 1 << 20
 
@@ -71,6 +71,29 @@ def test_the_split_that_would_fit(capacity_mib, peaks, micro_batch):
     advice = advise(device, 16)
     assert advice is not None
     assert advice.micro_batch == micro_batch
+
+
+def test_what_ran_out_of_memory_or_was_foretold_to_is_not_advised():
+    """Peaks are recorded only of the steps that fitted."""
+    texts = {
+        "oom": ("out of memory in step 76, forward/backward, asked for 2 MiB; trying again: micro-batch 8 -> 4",),
+        "split": (
+            "micro-batch 16 -> 2: step 1,076 was forecast not to fit",
+            "micro-batch 2 -> 4: 200 steps without an OOM",
+        ),
+    }
+    journal = [
+        wire.JournalEntry(seq=1, attempt=0, time_s=1.0, step=75, level="info", kind=kind, text=text)
+        for kind, said in texts.items()
+        for text in said
+    ]
+    assert too_large(journal) == {8, 16}
+    device = Tightest("device of rank 0", 1000, 60, 0.0, 1, floor_bytes=10)
+    device.peak_by_micro_batch = {8: 60, 4: 35}
+    assert advise(device, 16).micro_batch == 16
+    careful = advise(device, 16, too_large(journal))
+    assert (careful.micro_batch, careful.peak_bytes) == (4, 35)
+    assert careful.evidence == "peaks recorded at micro-batch 4, 8; too large for some step: 8, 16"
 
 
 def test_no_advice_without_evidence():

@@ -236,7 +236,8 @@ class Forecaster:
         others = rank.total_bytes - (rank.last.memory.capacity_bytes or 0)
         cause = "tensors are kept from step to step, as by a retained graph"
         if held is not None and (trend is None or trend.line.slope < OWN_GROWTH * held.line.slope):
-            trend, cause = held, FRAGMENTS
+            of_tensors = rank.floor.rise_over(held.span_s) >= OWN_GROWTH * held.rise_bytes
+            trend, cause = held, cause if of_tensors else FRAGMENTS
         if trend is not None:
             cause = "other processes take it" if others > trend.rise_bytes / 2 else cause
             way, name = over_steps(trend, rank.total_bytes, state), device_name(rank.last.memory)

@@ -65,14 +65,17 @@ def trend_outlook(
     low, rate, high = (format_bytes(round(each * 60)) for each in way.rates)
     span = format_duration(trend.span_s)
     because = f"; {cause}" if cause else ""
+    when = f"full in {span_words(early, late)}{at}"
+    if gap <= 0:
+        when = f"is over its ceiling of {format_bytes(way.capacity_bytes)}"
     return Outlook(
         where=where,
         kind="trend",
         level=trend_risk(trend, gap, way.reach_s, state, of_others=of_others),
-        text=f"{name or where} memory full in {span_words(early, late)}{at}: +{rate} a minute for {span}{because}",
+        text=f"{name or where} memory {when}: +{rate} a minute for {span}{because}",
         evidence=(
             f"floor +{format_bytes(round(trend.rise_bytes))} in {span} and {trend.steps:,.0f} steps, {low} to {high} a "
-            f"minute; peaks {format_bytes(round(trend.spike_bytes))} above it; {format_bytes(round(gap))} left of "
+            f"minute; peaks {format_bytes(round(trend.spike_bytes))} above it; {format_bytes(round(max(0.0, gap)))} left of "
             f"{format_bytes(way.capacity_bytes)}"
         ),
         in_low_s=early,

@@ -145,7 +145,7 @@ class MemdashCallback(TrainerCallback):  # type: ignore[misc]
         if command.kind == "full" and _kind(args) == "light":
             raise MemdashError("the Trainer saves weights only here (save_only_model)")
         self._save_reason = command.reason
-        return f"the Trainer saves checkpoint-{state.global_step} right after this step"
+        return f"the Trainer saves checkpoint-{state.global_step} when this step ends, not while the run is paused"
 
 
 def _kind(args: Any) -> wire.CheckpointKind:

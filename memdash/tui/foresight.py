@@ -53,8 +53,23 @@ def forecast_lines(state: wire.RunState | None) -> list[TextLine]:
         lines += [
             TextLine(text, FAINT, (("          ", FAINT),)) for text in (_figures(outlook), outlook.evidence) if text
         ]
+        if deed := what_to_do(outlook, state):
+            lines.append(TextLine(deed, INFO, (("          ", FAINT),)))
         lines.append(TextLine(""))
     return lines + [TextLine(ground, DIM, (("· ", FAINT),)) for ground in forecast.grounds]
+
+
+def what_to_do(outlook: wire.Outlook, state: wire.RunState) -> str:
+    """The keys that help, where this run obeys them; empty where there is nothing to do, or nothing any more."""
+    if state.status in wire.FINAL_STATUSES or outlook.where not in ("host", "device"):
+        return ""
+    able = {name for name, reason in state.capabilities.items() if not reason}
+    if outlook.kind == "lookahead":
+        fits = outlook.fitting_micro_batch
+        return f"b: micro-batch {fits} before that step, and back after it" if fits and "SetBatchSplit" in able else ""
+    if outlook.level not in ("warning", "critical"):
+        return ""
+    return "C: full checkpoint, then s: stop" if "SaveCheckpoint" in able else "s: stop it before it is killed"
 
 
 def _figures(outlook: wire.Outlook) -> str:

@@ -169,6 +169,26 @@ def test_the_segment_that_will_not_fit_is_named():
     assert "expandable_segments" in outlook.text
 
 
+def test_what_is_held_grows_by_tensors_or_by_gaps():
+    """Both floors rise; whose growth it is decides what is to be done."""
+    for tensors, gaps, words in ((1.0, 0.2, "kept from step to step"), (0.1, 1.5, "fragments")):
+        run = Run()
+        for number in range(1, 250):
+            report = run.report(number, 1000 + number * 0.5, 40 + tensors * number, 16)
+            memory = msgspec.structs.replace(report.memory, inactive_split_bytes=int(gaps * number * MIB))
+            run.state = msgspec.structs.replace(run.state, step=number)
+            run.forecaster.step(msgspec.structs.replace(report, memory=memory), run.state)
+            said = {outlook.text for outlook in run.now().outlooks if outlook.kind == "trend"}
+            assert all(words in text for text in said)
+        assert said
+
+
+def test_over_its_ceiling_it_has_no_time_left_to_tell():
+    run = Run()
+    run.go(900, host=lambda t: 700 + t)
+    assert "host memory is over its ceiling of 1.00 GiB: +60.0 MiB a minute" in run.now().headline
+
+
 def test_of_many_ranks_each_is_looked_at_in_its_turn():
     """And one that others slow down is told a time that spans the paces that were seen."""
     run, late = Run(), []

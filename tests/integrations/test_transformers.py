@@ -113,7 +113,8 @@ def test_a_stop_saves_and_another_attempt_goes_on(tmp_path, monkeypatch):
     stopped = Training(tmp_path, {6: [wire.Stop(command_id="stop", save="full")]}, monkeypatch)
     assert stopped.trainer.state.global_step == 6
     assert (
-        stopped.said(wire.Ack)[0].result == "stopped after step 6; the Trainer saves checkpoint-6 right after this step"
+        stopped.said(wire.Ack)[0].result
+        == "stopped after step 6; the Trainer saves checkpoint-6 when this step ends, not while the run is paused"
     )
     assert stopped.said(wire.CheckpointSaved)[0].reason == "stop"
     assert stopped.said(wire.Goodbye)[0].outcome == "stopped"

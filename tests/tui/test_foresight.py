@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from memdash import wire
-from memdash.tui.foresight import ahead, alarm, forecast_lines
-from memdash.tui.palette import DANGER, FORECAST, WARNING
+from memdash.tui.foresight import ahead, alarm, forecast_lines, what_to_do
+from memdash.tui.palette import DANGER, FORECAST, INFO, WARNING
 from memdash.tui.plots import Ahead, Line, memory_plot
 from memdash.tui.screens.forecast import ForecastScreen
 from memdash.tui.series import Track, Window
@@ -110,6 +111,33 @@ def test_the_page_says_what_it_rests_on():
     over = forecast_lines(scenes.state(forecast=forecast(TREND), status="oom"))
     assert over[0].text == "the run is over; what follows was said at its end"
     assert forecast_lines(scenes.state())[0].text == "nothing has been forecast yet"
+
+
+ALL = {command.__name__: "" for command in wire.COMMANDS}
+DEEDS = {
+    "a leak": (TREND, {"capabilities": ALL}, "C: full checkpoint, then s: stop"),
+    "a leak of a script that saves nothing": (TREND, {"capabilities": {"Stop": ""}}, "s: stop it before it is killed"),
+    "a leak to watch": (msgspec.structs.replace(TREND, level="watch"), {"capabilities": ALL}, ""),
+    "a step": (
+        msgspec.structs.replace(MISFIT, fitting_micro_batch=2),
+        {"capabilities": ALL},
+        "b: micro-batch 2 before that step, and back after it",
+    ),
+    "a step that nothing helps": (MISFIT, {"capabilities": ALL}, ""),
+    "a step of a script that is not cut": (
+        msgspec.structs.replace(MISFIT, fitting_micro_batch=2),
+        {"capabilities": {}},
+        "",
+    ),
+    "it is over": (TREND, {"capabilities": ALL, "status": "oom"}, ""),
+}
+
+
+@pytest.mark.parametrize(("outlook", "state", "deed"), DEEDS.values(), ids=DEEDS)
+def test_the_page_says_which_keys_help(outlook, state, deed):
+    state = scenes.state(forecast=forecast(outlook), **state)
+    assert what_to_do(outlook, state) == deed
+    assert [line.text for line in forecast_lines(state) if line.colour == INFO] == ([deed] if deed else [])
 
 
 async def test_it_is_seen_on_the_screen() -> None:
