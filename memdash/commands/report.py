@@ -182,16 +182,17 @@ def _alert_lines(directory: RunDirectory, state: wire.RunState) -> Iterator[str]
 def _replayed(directory: RunDirectory, state: wire.RunState) -> Iterator[tuple[wire.Message, wire.RunState]]:
     """Each message with the state after it."""
     from memdash.store.moments import Moment
-    from memdash.store.replay import recorded_run
+    from memdash.store.replay import of_device, recorded_run
     from memdash.supervisor.run_state import advance
 
-    known = False
+    known, device = False, state.memory
     for each in recorded_run(directory, REPLAYED_ROWS):
         if isinstance(each, Moment):
-            state, known = each.state, True
+            state, known, device = each.state, True, each.state.memory or device
         elif known:
-            state = advance(state, each)
-            yield each, state
+            message = of_device(each, device)
+            state = advance(state, message)
+            yield message, state
 
 
 def _draw(args: argparse.Namespace, directory: RunDirectory, state: wire.RunState) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +19,8 @@ STEP_FIELDS = ("step", "epoch", "examples_seen", "micro_batch", "grad_accum_step
 MEMORY_FIELDS = RANK_COLUMNS[13:]
 
 Recorded = wire.HostSample | wire.StepReport | wire.ComingGroups | Moment
+
+T = TypeVar("T")
 
 _coming = msgspec.json.Decoder(wire.ComingGroups)
 
@@ -52,6 +54,14 @@ def recorded_lately(directory: RunDirectory, attempt: int, rows: int) -> list[wi
             elif row["attempt"] == attempt and row["step_time_s"] is not None:
                 found.append(_step(row, int(rank)))
     return sorted(found, key=lambda each: each.time_s)
+
+
+def of_device(message: T, like: wire.DeviceMemory | None) -> T:
+    """A step as of the device that `like` is a reading of: rows have its figures, not what it is."""
+    if like is None or not isinstance(message, wire.StepReport) or message.memory is None:
+        return message
+    same = {name: getattr(like, name) for name in ("device", "kind", "joins_fragments")}
+    return msgspec.structs.replace(message, memory=msgspec.structs.replace(message.memory, **same))
 
 
 def recorded_coming(path: Path) -> Iterator[wire.ComingGroups]:

@@ -9,7 +9,7 @@ import msgspec
 
 from memdash import wire
 from memdash.forecast.forecaster import Forecaster
-from memdash.store.replay import recorded_lately
+from memdash.store.replay import of_device, recorded_lately
 from memdash.store.run_directory import RunDirectory
 from memdash.supervisor.events import ForecastMade
 from memdash.supervisor.run_state import is_final
@@ -50,7 +50,8 @@ class Forecasting:
     def catch_up(self) -> None:
         """What the supervisor before has recorded of an attempt that goes on."""
         state = msgspec.structs.replace(self._telemetry.state, phase="training", paused_since_s=None)
-        for message in recorded_lately(self._directory, state.attempt, CAUGHT_UP_ROWS):
+        for recorded in recorded_lately(self._directory, state.attempt, CAUGHT_UP_ROWS):
+            message = of_device(recorded, state.memory)
             if isinstance(message, wire.HostSample):
                 self.forecaster.host(message, state)
             else:

@@ -7,7 +7,7 @@ import msgspec
 from memdash import wire
 from memdash.store.moments import Moment
 from memdash.store.recorder import Recorder, rank_row
-from memdash.store.replay import recorded_run
+from memdash.store.replay import of_device, recorded_run
 from memdash.store.run_directory import RunDirectory
 
 HOST = wire.HostMemory(
@@ -52,6 +52,15 @@ def test_everything_comes_by_its_time(tmp_path):
     assert found[2] == coming
     assert found[4] == step(1, 1, 3.1, msgspec.structs.replace(MEMORY, device="the record"))
     assert found[6].memory.capacity_bytes is None
+
+
+def test_a_recorded_step_is_of_the_device_that_it_was():
+    simulated = msgspec.structs.replace(MEMORY, kind="simulated", device="simulated", joins_fragments=True)
+    read = of_device(step(0, 1, 3.0, msgspec.structs.replace(MEMORY, device="the record")), simulated)
+    assert read.memory == simulated
+    assert of_device(step(0, 1, 3.0), None) == step(0, 1, 3.0)
+    sample = wire.HostSample(time_s=2.0, host=HOST)
+    assert of_device(sample, simulated) is sample
 
 
 def test_of_a_long_record_the_newest_is_replayed(tmp_path):
