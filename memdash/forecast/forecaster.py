@@ -134,9 +134,8 @@ class Forecaster:
         rank.segments.add(time_s, memory)
         if memory.inactive_split_bytes is not None and not memory.joins_fragments:
             rank.held.add(time_s, report.step, used + memory.inactive_split_bytes)
-        if (
-            not is_first and memory.peak_allocated_bytes is not None
-        ):  # the one that makes the optimizer's state ends higher than it began
+        # not of the first: it makes the optimizer's state, and ends higher than it began
+        if not is_first and memory.peak_allocated_bytes is not None:
             rank.model.add(report.micro_batch, report.longest, above)
 
     def _go_back(self, rank: _Rank, step: int) -> None:
@@ -207,7 +206,8 @@ class Forecaster:
             number = min(known, key=lambda each: self._ranks[each].headroom_bytes())
             rank = self._ranks[number]
             seen_s = passed_s - rank.since_s
-            name, trend = device_name(rank.last.memory if rank.last else None), trends.get(("device", number))
+            assert rank.last is not None
+            name, trend = device_name(rank.last.memory), trends.get(("device", number))
             yield ("device", "trend"), grounds.of_trend(name, trend, seen_s, MIN_SPAN_S)
             yield ("device", "lookahead"), rank.longest_to_come(state)
         if self._saved is not None and free_bytes is not None:

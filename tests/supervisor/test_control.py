@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memdash import wire
+from memdash.report import too_large
 from memdash.store.journal import read_journal
 from memdash.store.recorder import Recorder
 from memdash.store.run_directory import RunDirectory
@@ -103,6 +104,7 @@ def test_the_journal_says_what_an_oom_asked_for_and_what_was_taken(desk, report,
     desk.telemetry.receive(report)
     (entry,) = read_journal(desk.directory.journal)
     assert entry.text.startswith(text)
+    assert too_large([entry]) == {8}  # the report reads it from these words
 
 
 @pytest.mark.parametrize(
